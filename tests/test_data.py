@@ -1,0 +1,456 @@
+"""Bad files, real answers, and the embedded sample: what chapter 04 promises, from the outside."""
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import metavol.data
+from metavol.bars import BAR_COLUMNS, BarsError, MetavolError, by_asset, check_bars
+from metavol.data import (bars_from_bybit, bars_from_yahoo, data_hash, load_bybit_data, load_sample, load_stock_data, read_bars,
+                          write_bars)
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = Path(os.environ.get("METAVOL_DATA", ROOT.parent/"shared"/"data"))
+PACKAGE = Path(metavol.data.__file__).parent/"data"
+HEADER = "symbol,date,open,high,low,close,volume\n"
+DAY = "A,2024-01-31,1,2,1,2,5\n"
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\xff\xfe"
+
+
+# The sample
+
+def test_sample_files_are_the_ones_described():
+    text = (PACKAGE/"SOURCES.md").read_text()
+    for name in ("stocks_daily.parquet", "crypto_hourly.parquet"):
+        assert hashlib.sha256((PACKAGE/name).read_bytes()).hexdigest() in text
+    assert sum((PACKAGE/name).stat().st_size for name in os.listdir(PACKAGE) if name.endswith("daily.parquet") or name.endswith("hourly.parquet")) < 1.9e6
+    assert "Permission is hereby granted, free of charge" in text and "public domain" in text
+
+
+@pytest.mark.parametrize("name", ["stocks", "crypto"])
+def test_sample_has_the_counts_and_dates_of_its_sources(name):
+    rows = re.findall(r"^\| ([A-Z]{2,4}) \| (\d+) \| ([\d: -]+?) \| ([\d: -]+?) \|", (PACKAGE/"SOURCES.md").read_text(), flags=re.M)
+    stated = {symbol: (int(count), pd.Timestamp(first, tz="UTC"), pd.Timestamp(last, tz="UTC")) for symbol, count, first, last in rows}
+    bars = load_sample(name)
+    found = {symbol: (len(frame), frame.index[0], frame.index[-1]) for symbol, frame in by_asset(bars)}
+    assert found.items() <= stated.items() and len(found) == 5
+
+
+def test_sample_says_what_it_is():
+    stocks, crypto = load_sample("stocks"), load_sample("crypto")
+    assert (stocks.attrs["market"], stocks.attrs["bar"], stocks.attrs["licence"]) == ("us_equity", "1 day", "public domain")
+    assert (crypto.attrs["market"], crypto.attrs["bar"], crypto.attrs["licence"]) == ("crypto", "1 hour", "MIT")
+    assert stocks.index.names == ["symbol", "time"] and list(stocks.columns) == list(BAR_COLUMNS)
+    assert str(stocks.loc["FB"].index[0].date()) == "2012-05-18" and len(stocks.loc["FB"]) == 196
+
+
+def test_sample_stocks_are_adjusted_for_splits():
+    raw = pd.read_parquet(PACKAGE/"stocks_daily.parquet").set_index(["symbol", "time"]).loc["AAPL"]
+    split = pd.Timestamp("2005-02-28", tz="UTC")
+    assert np.log(raw.close).diff().loc[split] < -0.6
+    assert abs(np.log(load_sample("stocks").loc["AAPL"].close).diff().loc[split]) < 0.1
+    np.testing.assert_allclose(load_sample("stocks").loc["AAPL"].close, raw.adj_close, rtol=1e-12)
+
+
+def test_unknown_sample_lists_the_choices():
+    with pytest.raises(MetavolError, match="'stocks', 'crypto'"): load_sample("bonds")
+
+
+# Files
+
+BAD = [
+    ("absent.csv", None, "no such file"),
+    ("bars.xlsx", b"PK\x03\x04", "save the table as one of these"),
+    ("bars", b"x", "save the table as one of these"),
+    ("empty.csv", b"", "file is empty"),
+    ("empty.parquet", b"", "file is empty"),
+    ("picture.csv", PNG, "does not read as csv"),
+    ("picture.parquet", PNG, "does not read as parquet"),
+    ("picture.csv.gz", PNG, "does not read as csv.gz"),
+    ("cut.csv.gz", gzip.compress((HEADER + 500*DAY).encode())[:-12], "does not read as csv.gz"),
+    ("header.csv", HEADER, "no rows"),
+    ("long.csv", HEADER + DAY.strip() + ",9\n", "does not read as csv"),
+    ("late.csv", HEADER + DAY + DAY.strip() + ",9\n", "does not read as csv"),
+    ("columns.csv", "symbol,date,open,high,low,close\nA,2024-01-31,1,2,1,2\n", r"no column volume; the columns are symbol, date.*Needed symbol, time"),
+    ("notime.csv", "symbol,open,high,low,close,volume\nA,1,2,1,2,3\n", r"no column time \(or date or timestamp\)"),
+    ("clocks.csv", "symbol,date,time,open,high,low,close,volume\nA,2024-01-31,10:00,1,2,1,2,3\n", "both look like the time"),
+    ("semicolon.csv", (HEADER + DAY).replace(",", ";"), "the columns are symbol;date"),
+    ("yahoo.csv", "Price,Close,High,Low,Open,Volume\nTicker,A,A,A,A,A\nDate,,,,,\n2024-01-31,1,1,1,1,1\n", "bars_from_yahoo"),
+    ("american.csv", HEADER + DAY.replace("2024-01-31", "01/31/2024"), "row 1 has the time '01/31/2024'"),
+    ("blank.csv", HEADER + DAY + DAY.replace("2024-01-31", ""), "row 2 has the time ''"),
+    ("epoch.csv", HEADER + DAY.replace("2024-01-31", "1706659200000"), "which is no date"),
+    ("nameless.csv", HEADER + DAY + DAY[1:], "row 2 has no symbol"),
+    ("words.csv", HEADER + DAY.replace(",5", ",many"), "not numeric"),
+    ("hole.csv", HEADER + DAY.replace("2,1,2", "2,,2"), "A at 2024-01-31 00:00: low is missing"),
+    ("nan.csv", HEADER + DAY.replace("2,1,2", "2,1,NaN"), "close is missing"),
+    ("inf.csv", HEADER + DAY.replace("2,1,2", "inf,1,2"), "high is missing or infinite"),
+    ("zero.csv", HEADER + DAY.replace("1,2,1,2", "1,2,0,2"), "zero or negative"),
+    ("oil.csv", HEADER + DAY.replace("1,2,1,2", "18,18,-40,-37.63"), "zero or negative"),
+    ("inverted.csv", HEADER + DAY.replace("1,2,1,2", "1,1,2,2"), "high is below"),
+    ("volume.csv", HEADER + DAY.replace(",5", ",-5"), "negative"),
+    ("twice.csv", HEADER + 2*DAY, "stands twice"),
+    ("backwards.csv", HEADER + DAY + DAY.replace("01-31", "01-30"), "earlier than the one before"),
+    ("adjusted.csv", HEADER.strip() + ",adj_close\n" + DAY.strip() + ",0\n", "adj_close is missing, zero"),
+]
+
+
+@pytest.mark.parametrize("name,content,says", BAD, ids=[name for name, _, _ in BAD])
+def test_bad_files_are_refused_by_name(tmp_path, name, content, says):
+    path = tmp_path/name
+    if content is not None: path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(BarsError, match=says) as caught: read_bars(path)
+    assert name in str(caught.value)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(BarsError, match="this is a folder"): read_bars(tmp_path)
+
+
+def test_parquet_cut_short_or_damaged(tmp_path):
+    whole = write_bars(load_sample("stocks").loc[["FB"]], tmp_path/"whole.parquet").read_bytes()
+    damaged = bytearray(whole); damaged[200:400] = bytes(200)
+    for name, content in (("cut.parquet", whole[:-50]), ("damaged.parquet", bytes(damaged))):
+        (tmp_path/name).write_bytes(content)
+        with pytest.raises(BarsError, match=name): read_bars(tmp_path/name)
+
+
+def test_parquet_with_numbers_for_times(tmp_path):
+    pd.read_csv(io.StringIO(HEADER + DAY)).assign(date=1706659200000).to_parquet(tmp_path/"epoch.parquet")
+    with pytest.raises(BarsError, match="plain numbers"): read_bars(tmp_path/"epoch.parquet")
+
+
+def test_symbols_that_look_like_other_things(tmp_path):
+    (tmp_path/"odd.csv").write_text(HEADER + "".join(DAY.replace("A", name) for name in ("NA", "NAN", "TRUE", "7203", "null")))
+    assert list(read_bars(tmp_path/"odd.csv").index.get_level_values(0)) == ["7203", "NA", "NAN", "TRUE", "null"]
+
+
+def test_rows_of_symbols_may_alternate_and_columns_may_come_in_any_order(tmp_path):
+    rows = "Volume,Close,Low,High,Open,Timestamp,Symbol\n5,2,1,2,1,2024-01-30T10:00:00Z,B\n5,2,1,2,1,2024-01-30T10:00:00Z,A\n5,2,1,2,1,2024-01-30T11:00:00+00:00,B\n"
+    (tmp_path/"mixed.csv").write_text("\ufeff" + rows)
+    bars = read_bars(tmp_path/"mixed.csv")
+    assert [(symbol, len(frame)) for symbol, frame in by_asset(bars)] == [("A", 1), ("B", 2)]
+    assert bars.attrs["assumed"] == [] and bars.attrs["bar"] == "1 hour"
+
+
+def test_what_was_assumed_is_said(tmp_path):
+    (tmp_path/"SPY.csv").write_text((HEADER + DAY).replace("symbol,", "").replace("A,", ""))
+    bars = read_bars(tmp_path/"SPY.csv")
+    assert bars.index[0] == ("SPY", pd.Timestamp("2024-01-31", tz="UTC"))
+    assert len(bars.attrs["assumed"]) == 2 and "SPY" in bars.attrs["assumed"][0] and "UTC" in bars.attrs["assumed"][1]
+
+
+@pytest.mark.parametrize("name", ["bars.parquet", "bars.csv", "bars.csv.gz"])
+def test_writing_and_reading_lose_nothing(tmp_path, name):
+    bars = load_sample("crypto").loc[["BTC", "XRP"]]
+    again = read_bars(write_bars(bars, tmp_path/name))
+    pd.testing.assert_frame_equal(again, bars)
+    assert data_hash(again) == data_hash(bars)
+    first = (tmp_path/name).read_bytes()
+    assert write_bars(bars, tmp_path/name).read_bytes() == first
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_one_asset_keeps_its_name(tmp_path):
+    fb = load_sample("stocks").loc["FB"]; fb.attrs = {"symbol": "FB"}
+    named = read_bars(write_bars(fb, tmp_path/"one.parquet"))
+    assert named.index[0][0] == "FB" and data_hash(named) == data_hash(fb)
+
+
+def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
+    bars, path = load_sample("stocks").loc[["FB"]], tmp_path/"bars.csv"
+    write_bars(bars.iloc[:5], path); before = path.read_bytes()
+    with pytest.raises(BarsError, match="cannot be written"): write_bars(bars, tmp_path/"nowhere"/"bars.csv")
+    with pytest.raises(BarsError, match="save the table as"): write_bars(bars, tmp_path/"bars.txt")
+    with pytest.raises(BarsError, match="missing"): write_bars(bars.assign(close=np.nan), path)
+    def full(*_): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(BarsError, match="No space left"): write_bars(bars, path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["bars.csv"]
+
+
+def test_hash_sees_content_only():
+    bars = load_sample("stocks")
+    shuffled = pd.concat([bars.loc[[s]] for s in ("MSFT", "FB", "AAPL", "IBM", "GOOG")])
+    assert data_hash(shuffled) == data_hash(bars)
+    for changed in (bars.iloc[1:], bars.rename({"FB": "META"}, level=0), bars*(1+1e-15)): assert data_hash(changed) != data_hash(bars)
+
+
+# Yahoo
+
+def in_yahoo_shape(symbols):
+    "The sample in the columns yfinance returns."
+    bars = load_sample("stocks").loc[symbols].loc[(slice(None), slice("2012-05-16", "2012-06-29")), :]
+    wide = bars.rename(columns=str.title).unstack("symbol").tz_localize(None)
+    return wide.rename_axis(index="Date", columns=["Price", "Ticker"])
+
+
+def test_yahoo_panel_and_single():
+    frame = in_yahoo_shape(["AAPL", "FB"])
+    panel = bars_from_yahoo(frame, ["FB", "AAPL", "FB"])
+    assert [symbol for symbol, _ in by_asset(panel)] == ["FB", "AAPL"] and len(panel.loc["AAPL"]) == len(panel.loc["FB"]) + 2
+    for shape in (frame, frame.swaplevel(axis=1).sort_index(axis=1)):
+        one = bars_from_yahoo(shape, "AAPL")
+        assert one.index.name == "time" and str(one.index.tz) == "UTC" and one.attrs["symbol"] == "AAPL"
+        np.testing.assert_array_equal(one, panel.loc["AAPL"])
+
+
+def test_yahoo_names_what_is_missing():
+    frame = in_yahoo_shape(["AAPL", "FB"])
+    for bad in (None, frame.iloc[:0], frame*np.nan):
+        with pytest.raises(BarsError, match="no bars for AAPL: unknown.*Yahoo said: not found"): bars_from_yahoo(bad, "AAPL", ["not found"])
+    with pytest.raises(BarsError, match="no bars for X, Y"): bars_from_yahoo(frame, ["AAPL", "X", "Y"])
+    with pytest.raises(BarsError, match="name none"): bars_from_yahoo(frame.xs("AAPL", axis=1, level=1), ["AAPL", "FB"])
+    with pytest.raises(BarsError, match="no symbol given"): bars_from_yahoo(frame, [])
+
+
+def test_yahoo_drops_days_without_a_bar_and_refuses_holes_in_one():
+    frame = in_yahoo_shape(["AAPL", "FB"]); day = frame.index[5]
+    frame.loc[day, (slice(None), "AAPL")] = np.nan
+    assert day.tz_localize("UTC") not in bars_from_yahoo(frame, "AAPL").index
+    frame.loc[day, ("Close", "AAPL")] = 80.
+    with pytest.raises(BarsError, match="AAPL at 2012-05-23.*open is missing"): bars_from_yahoo(frame, "AAPL")
+
+
+def test_load_stock_data_asks_for_closed_sessions_only(monkeypatch):
+    import yfinance
+    asked = {}
+    def download(symbols, **options): asked.update(options, symbols=symbols); return in_yahoo_shape(["AAPL", "FB"])
+    monkeypatch.setattr(yfinance, "download", download)
+    bars = load_stock_data("aapl", "2020-01-01", "2999-01-01")
+    assert asked["symbols"] == "AAPL" and asked["progress"] is False and asked["auto_adjust"] is True
+    assert (asked["start"], asked["end"]) == ("2020-01-01", f"{pd.Timestamp.now('UTC'):%Y-%m-%d}")
+    assert bars.index.nlevels == 1 and load_stock_data(["AAPL", "FB"], "2020-01-01", "2024-01-01").index.nlevels == 2
+    with pytest.raises(BarsError, match="nothing lies between"): load_stock_data("AAPL", "2024-01-01", "2020-01-01")
+    with pytest.raises(BarsError, match="which is no date"): load_stock_data("AAPL", "first of May", "2020-01-01")
+    def broken(*_, **__): raise RuntimeError("curl fell over")
+    monkeypatch.setattr(yfinance, "download", broken)
+    with pytest.raises(BarsError, match="curl fell over"): load_stock_data("AAPL", "2020-01-01", "2024-01-01")
+
+
+def test_load_stock_data_quotes_yahoo(monkeypatch):
+    import logging
+    import yfinance
+    def download(*_, **__): logging.getLogger("yfinance").error("possibly delisted"); return pd.DataFrame()
+    monkeypatch.setattr(yfinance, "download", download)
+    with pytest.raises(BarsError, match="no bars for NOSUCH.*possibly delisted"): load_stock_data("NOSUCH", "2020-01-01", "2024-01-01")
+
+
+def yahoo_example(name, **options):
+    path = EXAMPLES/"yfinance_examples"/name
+    if not path.is_file(): pytest.skip("recorded yfinance frames are not here; set METAVOL_DATA")
+    return pd.read_csv(path, index_col=0, **options)
+
+
+@pytest.mark.parametrize("name", ["download_single.csv", "download_auto_adjust_false.csv", "download_two.csv", "download_two_group_by_ticker.csv",
+                                  "download_one_unknown.csv", "download_flat.csv", "ticker_history.csv", "download_1h.csv"])
+def test_recorded_yahoo_frames(name):
+    bars = bars_from_yahoo(yahoo_example(name, **({} if name in ("download_flat.csv", "ticker_history.csv") else {"header": [0, 1]})), "AAPL")
+    if name == "download_1h.csv":
+        assert bars.index[0] == pd.Timestamp("2023-03-08 14:30", tz="UTC") and bars.attrs["bar"] == "1 hour"
+    else:
+        assert bars.index[0] == pd.Timestamp("2023-02-21", tz="UTC") and len(bars) == 12
+        np.testing.assert_allclose(bars.iloc[0], [149.402534, 150.496694, 147.622038, 147.691666, 58867200], rtol=1e-8)
+
+
+def test_recorded_yahoo_panel_and_unknown():
+    two = bars_from_yahoo(yahoo_example("download_two.csv", header=[0, 1]), ["MSFT", "AAPL"])
+    assert {symbol: len(frame) for symbol, frame in by_asset(two)} == {"MSFT": 12, "AAPL": 12}
+    with pytest.raises(BarsError, match="no bars for NOSUCH"): bars_from_yahoo(yahoo_example("download_one_unknown.csv", header=[0, 1]), ["AAPL", "NOSUCH"])
+    with pytest.raises(BarsError, match="no bars for NOSUCH"): bars_from_yahoo(yahoo_example("download_unknown.csv", header=[0, 1]), "NOSUCH")
+
+
+@pytest.mark.parametrize("name", ["download_flat.csv", "ticker_history.csv"])
+def test_recorded_yahoo_files_read_as_files(name):
+    yahoo_example(name)
+    bars = read_bars(EXAMPLES/"yfinance_examples"/name)
+    assert bars.index[0] == (name[:-4], pd.Timestamp("2023-02-21", tz="UTC")) and bars.attrs["bar"] == "1 day"
+
+
+# Bybit
+
+class Service:
+    "An HTTP server that gives the prepared replies in turn, or candles of its own, in Bybit's form."
+    def __init__(self): self.replies, self.asked, self.rows, self.now = [], [], [], None
+
+    def reply(self, query):
+        if self.replies: return self.replies.pop(0)
+        rows = [r for r in self.rows if query.get("start", 0) <= int(r[0]) <= query.get("end", 10**15)][:query["limit"]]
+        return 200, envelope(rows, self.now)
+
+    def start(self):
+        service = self
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                query = {k: int(v[0]) if k in ("start", "end", "limit") else v[0] for k, v in parse_qs(urlsplit(self.path).query).items()}
+                service.asked.append(query); status, body = service.reply(query)
+                self.send_response(status); self.end_headers(); self.wfile.write(body.encode() if isinstance(body, str) else json.dumps(body).encode())
+            def log_message(self, *args): pass
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True, kwargs={"poll_interval": 0.01}).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        return self
+
+    def stop(self): self.server.shutdown(); self.server.server_close()
+
+
+def envelope(rows, now=None, code=0, message="OK"):
+    return dict(retCode=code, retMsg=message, result=dict(category="spot", symbol="BTCUSDT", list=rows), retExtInfo={}, time=now)
+
+
+def candles(count, last="2019-09-30 23:00"):
+    "Newest first, seven strings each, from the sample."
+    bars = load_sample("crypto").loc["BTC"].loc[:last].iloc[-count:]
+    return [[str(int(t.timestamp()*1000)), *map(str, bar), "1"] for t, *bar in bars.itertuples()][::-1]
+
+
+HALF_PAST = int(pd.Timestamp("2019-09-30 23:30", tz="UTC").timestamp()*1000)
+
+
+@pytest.fixture
+def service(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(metavol.data, "BYBIT_WAITS", (0.01, 0.01))
+    service = Service().start()
+    service.now = HALF_PAST
+    yield service
+    service.stop()
+
+
+def test_two_pages_without_the_open_candle(service):
+    service.rows = candles(2000)
+    bars = load_bybit_data("btcusdt", interval="60", limit=1400, base_url=service.url)
+    assert [q["limit"] for q in service.asked] == [1000, 401] and service.asked[0]["symbol"] == "BTCUSDT"
+    np.testing.assert_array_equal(bars, load_sample("crypto").loc["BTC"].iloc[-1401:-1])
+    assert bars.attrs == dict(symbol="BTCUSDT", source="Bybit v5, spot", market="crypto", bar="1 hour")
+    check_bars(bars)
+
+
+def test_a_young_listing_gives_what_there_is(service):
+    service.rows = candles(30)
+    assert len(load_bybit_data("BTCUSDT", base_url=service.url)) == 29
+
+
+def test_a_range_is_complete_or_refused(service):
+    service.rows = candles(3000)
+    bars = load_bybit_data("BTCUSDT", limit=None, start="2019-07-01", end="2019-08-31 23:00", base_url=service.url)
+    expected = load_sample("crypto").loc["BTC"].loc["2019-07-01":"2019-08-31 23:00"]
+    np.testing.assert_array_equal(bars, expected); assert bars.index.equals(expected.index)
+    with pytest.raises(BarsError, match="1488 candles lie between .* use limit=None"):
+        load_bybit_data("BTCUSDT", start="2019-07-01", end="2019-08-31 23:00", base_url=service.url)
+
+
+def test_out_of_order_and_repeated_candles(service):
+    rows = candles(50)
+    service.replies = [(200, envelope(rows[::2] + rows[10:30] + rows[1::2], HALF_PAST)), (200, envelope([], HALF_PAST))]
+    bars = load_bybit_data("BTCUSDT", limit=100, base_url=service.url)
+    assert len(bars) == 49 and bars.index.is_monotonic_increasing
+
+
+def test_pages_may_overlap_but_not_repeat(service):
+    rows = candles(60)
+    service.replies = [(200, envelope(rows[:40], HALF_PAST)), (200, envelope(rows[35:], HALF_PAST)), (200, envelope([], HALF_PAST))]
+    assert len(load_bybit_data("BTCUSDT", limit=100, base_url=service.url)) == 59
+    service.replies = 2*[(200, envelope(rows[:40], HALF_PAST))]
+    with pytest.raises(BarsError, match="repeats a page"): load_bybit_data("BTCUSDT", limit=100, base_url=service.url)
+
+
+@pytest.mark.parametrize("replies,says", [
+    ([(200, envelope([], 1, 10001, "params error: symbol invalid"))], "code 10001: params error: symbol invalid; check the symbol"),
+    ([(403, "<html><body>403 Forbidden</body></html>")], r"HTTP 403\): more than 600 requests in 5 seconds, or a country"),
+    (3*[(429, envelope([], 1, 10006, "Too many visits!"))], "code 10006: Too many visits!; wait a minute"),
+    (3*[(200, envelope([], 1, 10016, "Request timeout"))], "code 10016"),
+    ([(200, envelope([], 1))], "no candles; the symbol is unknown"),
+    ([(200, "<html>hello</html>")], "no answer in the service's form, but '<html>hello"),
+    ([(404, "[]")], "HTTP 404"),
+    ([(200, dict(retCode=0, retMsg="OK", result={}))], "without a list of candles"),
+    (4*[(502, "bad gateway")], "HTTP 502"),
+    ([(200, envelope([["1569880800000", "1", "2", "1", "oops", "5", "9"]], HALF_PAST))], "no number"),
+    ([(200, envelope([["1569880800000", "1", "2", "1", "2"]], HALF_PAST))], "needed seven fields"),
+    ([(200, envelope([["1569880800000", "1", "nan", "1", "2", "5", "9"]], HALF_PAST)), (200, envelope([], 1))], "high is missing or infinite"),
+    ([(200, envelope(candles(1), HALF_PAST)), (200, envelope([], HALF_PAST))], "no closed candle"),
+], ids=["10001", "403", "10006", "10016", "empty", "html", "404", "nolist", "502", "words", "five", "nan", "open"])
+def test_failures_are_explained(service, replies, says):
+    service.replies = list(replies)
+    with pytest.raises(BarsError, match=says): load_bybit_data("BTCUSDT", base_url=service.url)
+
+
+def test_busy_then_good(service):
+    service.rows = candles(100)
+    service.replies = [(200, envelope([], 1, 10006, "Too many visits.")), (429, envelope([], 1, 10016, "later"))]
+    assert len(load_bybit_data("BTCUSDT", limit=10, base_url=service.url)) == 10 and len(service.asked) == 3
+
+
+def test_questions_are_checked_before_asking(service):
+    for options, says in ((dict(interval="45"), "interval='45' is not offered"), (dict(category="option"), "category='option'"), (dict(limit=0), "limit=0"),
+                          (dict(limit=None), "needs a start"), (dict(start="2024-02-01", end="2024-01-01"), "lies after the end"), (dict(start="soon"), "no date")):
+        with pytest.raises(BarsError, match=says): load_bybit_data("BTCUSDT", base_url=service.url, **options)
+    assert not service.asked
+
+
+def test_nobody_there():
+    with pytest.raises(BarsError, match="cannot be reached"): load_bybit_data("BTCUSDT", base_url="http://127.0.0.1:9")
+
+
+def bybit_example(name):
+    path = EXAMPLES/"bybit_kline_examples"/name
+    if not path.is_file(): pytest.skip("recorded Bybit answers are not here; set METAVOL_DATA")
+    return path.read_text()
+
+
+@pytest.mark.parametrize("coin", ["BTCUSDT", "SOLUSDT"])
+def test_recorded_pages(service, coin):
+    service.replies = [(200, bybit_example(f"built_linear_{coin}_60_page{page}.json")) for page in (1, 2)]
+    service.replies.append((200, bybit_example("ok_empty_list.json")))
+    bars = load_bybit_data(coin, interval="60", limit=1500, category="linear", base_url=service.url)
+    assert len(bars) == 1400 and (bars.index.diff()[1:] == pd.Timedelta("1h")).all()
+    assert service.asked[1]["end"] == 1718640000000 - 1
+
+
+@pytest.mark.parametrize("name,status,says", [
+    ("error_10001_symbol_invalid.json", 200, "symbol invalid"), ("error_10001_symbol_invalid_listresult.json", 200, "symbol invalid"),
+    ("error_10001_not_supported_symbols.json", 200, "Not supported symbols"), ("ok_empty_list.json", 200, "no candles"),
+    ("http_403_ip_banned.html", 403, "HTTP 403"), ("ok_docs_server_time.json", 200, "without a list"),
+    ("ok_docs_mark_price_kline.json", 200, "needed seven fields"), ("ok_docs_index_price_kline.json", 200, "needed seven fields"),
+    ("ok_nautilus_fixture_linear_BTCUSDT.json", 200, "no closed candle")])
+def test_recorded_refusals(service, name, status, says):
+    service.replies = [(status, bybit_example(name))]
+    with pytest.raises(BarsError, match=says): load_bybit_data("BTCUSDT", base_url=service.url)
+
+
+@pytest.mark.parametrize("name,status", [("error_10006_too_many_visits.json", 200), ("error_10006_with_limit_headers.json", 429), ("error_10016_server_error.json", 200)])
+def test_recorded_busy_answers(service, name, status):
+    service.rows, service.replies = candles(50), [(status, bybit_example(name))]
+    assert len(load_bybit_data("BTCUSDT", limit=20, base_url=service.url)) == 20
+
+
+def test_recorded_documentation_example():
+    bars = bars_from_bybit(json.loads(bybit_example("ok_docs_inverse_BTCUSD_60.json"))["result"]["list"], "BTCUSD", category="inverse")
+    assert bars.iloc[-1].tolist() == [17071, 17073, 17027, 17055.5, 268611] and str(bars.index[-1]) == "2022-12-09 18:00:00+00:00"
+
+
+# The two examples of the original chapter
+
+def test_stock_example(monkeypatch):
+    features = pytest.importorskip("metavol.features")
+    import yfinance
+    wide = load_sample("stocks").loc[["AAPL"]].rename(columns=str.title).unstack("symbol").tz_localize(None)
+    monkeypatch.setattr(yfinance, "download", lambda *_, **__: wide.rename_axis(index="Date", columns=["Price", "Ticker"]))
+    df = load_stock_data("AAPL", "2000-01-01", "2013-03-02")
+    assert set(features.FEATURES) <= set(features.compute_features(df).columns)
+
+
+def test_crypto_example(service):
+    features = pytest.importorskip("metavol.features")
+    service.rows = candles(1500)
+    df = load_bybit_data("BTCUSDT", interval="60", limit=1000, base_url=service.url)
+    assert len(df) == 1000 and set(features.FEATURES) <= set(features.compute_features(df).columns)

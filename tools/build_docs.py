@@ -1,0 +1,194 @@
+"""Build the site into `_docs` without Quarto, and fail on every warning, broken link and formula that cannot be set.
+
+nbdev turns the notebooks into pages, smalldocs lays them out as `_quarto.yml` says, and KaTeX (from npm) sets the formulas
+here, so that a reader's browser asks no other host for anything. With Quarto, `nbdev_docs` builds the same pages.
+"""
+import ast
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.process import NBProcessor
+from nbdev.quarto import refresh_quarto_yml
+from nbdev.serve import proc_nbs
+from smalldocs.check import scan
+from smalldocs.config import load
+from smalldocs.site import Site
+
+KATEX = "0.19.1"
+FORMULA = re.compile(r'(<span class="math (inline|display)">)(.*?)(</span>)', re.S)
+EXTERNAL = re.compile(r"^(https?:)?//|^mailto:|^data:")
+SET_FORMULAS = """
+const katex = require(process.argv[1]);
+const set = ([tex, displayMode]) => {
+  try { return {html: katex.renderToString(tex, {displayMode, strict: 'error'})}; }
+  catch (error) { return {error: error.message}; }
+};
+console.log(JSON.stringify(JSON.parse(require('fs').readFileSync(0, 'utf8')).map(set)));
+"""
+
+
+def source(cell): return "".join(cell["source"])
+
+
+def documented(cell):
+    "The name whose documentation a cell shows, or None."
+    found = re.search(r"^show_doc\((?:\w+\.)*(\w+)\)", source(cell), re.M)
+    return found and found[1]
+
+
+def defines(text, name): return name and re.search(rf"^ *(?:def|class) {name}\b", text, re.M)
+
+
+def place_exports(cells):
+    "Put the headings of exported functions above their shown source, whose signature and docstring need no second copy."
+    placed = []
+    for cell in cells:
+        above = len(placed)
+        if placed and defines(source(placed[-1]), documented(cell)):
+            above -= 1 # nbdev leaves the headings of one source cell around it, the last definition first
+            while above and defines(source(placed[-1]), documented(placed[above - 1])): above -= 1
+        placed.insert(above, cell)
+    shown = "\n".join(source(cell) for cell in placed if "Exported source" in source(cell))
+    for cell in placed:
+        cell["source"] = re.sub(r'^#\| code-fold: show\n#\| code-summary: "Exported source"\n', "", source(cell))
+        if not defines(shown, documented(cell)): continue
+        for output in cell["outputs"]:
+            text = "".join(output["data"]["text/markdown"])
+            output["data"]["text/markdown"] = re.match(r"(?:---\n\s*)?(.*?^#+ .*?\n)", text, re.M | re.S)[1]
+    return placed
+
+
+def check_form():
+    "What nbdev would lose or stumble over, by notebook: text in the title's cell, imports that share a cell with other code."
+    for path in nbglob(as_path=True):
+        cells = NBProcessor(path).nb.cells
+        if not re.fullmatch(r"# .+\n\n> .+", cells[0].source.strip()):
+            yield f"{path.name}: the first cell must be `# Title`, an empty line and `> question?`; put the rest in a cell of its own"
+        for cell in cells:
+            if cell.directives_.keys() & {"export", "exports", "exporti", "eval:"}: continue
+            kinds = {type(node) for tree in cell.parsed_() or [] for node in ast.walk(tree)}
+            if kinds & {ast.Import, ast.ImportFrom} and kinds & {ast.Expr, ast.Assign}:
+                yield f"{path.name}, cell {cell.id}: imports share a cell with other code; put them in a cell of their own"
+
+
+def stage():
+    "Process the notebooks as nbdev does and name each as its page; return the folder and what smalldocs cannot read."
+    refresh_quarto_yml()
+    folder, problems, pages = proc_nbs(force=True), [], {}
+    for path in sorted(folder.rglob("*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cells = notebook["cells"] = place_exports(notebook["cells"])
+        text = "\n\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
+        problems += [f"{path.name}: {message}" for _, message in scan(text)]
+        if output := re.search(r"^output-file: (.*)\.html\n", source(cells[0]), re.M):
+            cells[0]["source"] = source(cells[0]).replace(output[0], "")
+            pages[path.name] = f"{output[1]}.ipynb"
+        path.unlink()
+        path.with_name(pages.get(path.name, path.name)).write_text(json.dumps(notebook), encoding="utf-8")
+    links = re.compile(r"(\]\((?:[\w./-]*/)?|^ *(?:- |href: )(?:\w+/)?)(%s)" % "|".join(map(re.escape, pages)), re.M)
+    for path in [*folder.rglob("*.ipynb"), folder/"_quarto.yml"]:
+        path.write_text(links.sub(lambda m: m[1] + pages[m[2]], path.read_text(encoding="utf-8")), encoding="utf-8")
+    return folder, problems
+
+
+def katex():
+    "The folder of KaTeX's files, fetched once."
+    folder = get_config().config_path/"_katex"
+    if not (folder/"package"/"dist").exists():
+        folder.mkdir(exist_ok=True)
+        archive = subprocess.run(["npm", "pack", "--silent", f"katex@{KATEX}"], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+        shutil.unpack_archive(folder/archive, folder, filter="data")
+    return folder/"package"/"dist"
+
+
+def set_formulas(site):
+    "Replace the formulas of every page by their typeset form; return those that KaTeX refuses."
+    found = {}
+    for path in site.rglob("*.html"):
+        for _, kind, source, _ in FORMULA.findall(path.read_text(encoding="utf-8")):
+            found[kind, source] = path.name
+    sources = [(html.unescape(source).strip().removeprefix("\\(").removeprefix("\\[").removesuffix("\\)").removesuffix("\\]"), kind == "display") for kind, source in found]
+    answer = subprocess.run(["node", "-e", SET_FORMULAS, katex()/"katex.js"], input=json.dumps(sources), check=True, capture_output=True, text=True)
+    typeset = dict(zip(found, json.loads(answer.stdout)))
+    shutil.copytree(katex(), site/"site_libs"/"katex", ignore=lambda _, names: [n for n in names if not (n == "fonts" or n == "katex.min.css" or n.endswith(".woff2"))])
+    for path in site.rglob("*.html"):
+        page = FORMULA.sub(lambda m: m[1] + typeset[m[2], m[3]].get("html", m[3]) + m[4], path.read_text(encoding="utf-8"))
+        page = re.sub(r'<script[^>]*src="[^"]*/katex@[^"]*"[^>]*></script>', "", page)
+        page = re.sub(r'https://[^"]*/katex@[^"]*/katex.min.css', "../"*(len(path.relative_to(site).parts) - 1) + "site_libs/katex/katex.min.css", page)
+        path.write_text(page, encoding="utf-8")
+    return [f"{page}: {typeset[key]['error']}" for key, page in found.items() if "error" in typeset[key]]
+
+
+def localize(site):
+    "Point links to the published site into this copy of it, and drop the web fonts that themes ask for."
+    home = get_config().doc_host + get_config().doc_baseurl + "/"
+    for path in site.rglob("*.html"):
+        up = "../"*(len(path.relative_to(site).parts) - 1)
+        path.write_text(path.read_text(encoding="utf-8").replace(f'href="{home}', f'href="{up}'), encoding="utf-8")
+    for path in site.rglob("*.css"):
+        path.write_text(re.sub(r"@import\s+url\([^)]*\);?", "", path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+class Links(HTMLParser):
+    "The ids of a page, what it links to, and what a browser fetches to show it."
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.fetched = set(), set(), set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids.add(attributes.get("id"))
+        if tag == "a": self.links.add(attributes.get("href") or "")
+        elif tag != "link" or attributes.get("rel") != "canonical": self.fetched |= {attributes.get("src") or "", attributes.get("href") or ""}
+
+
+def check_links(site):
+    "Every link that leads nowhere, everything fetched from another host, and every page that the sidebar leaves out."
+    pages = {path.resolve(): Links(path) for path in site.rglob("*.html")}
+    problems = []
+    for path, page in pages.items():
+        name = path.relative_to(site)
+        problems += [f"{name}: fetches {url}" for url in page.fetched if re.match(r"^(https?:)?//", url)]
+        for link in page.links | page.fetched:
+            if not link or EXTERNAL.match(link): continue
+            target, anchor = urldefrag(link)
+            target = (path.parent/unquote(target)).resolve() if target else path
+            if target.is_dir(): target = target/"index.html"
+            if not target.exists() or anchor and target in pages and unquote(anchor) not in pages[target].ids:
+                problems.append(f"{name}: broken link {link}")
+    listed = {(site/urldefrag(link).url).resolve() for link in pages[(site/"index.html").resolve()].links if not EXTERNAL.match(link)}
+    problems += [f"{path.relative_to(site)}: no page of _quarto.yml's sidebar" for path in pages.keys() - listed - {(site/"index.html").resolve()}]
+    for path in site.rglob("*.css"):
+        problems += [f"{path.relative_to(site)}: fetches {url}" for url in re.findall(r"url\(['\"]?((?:https?:)?//[^)'\"]*)", path.read_text(encoding="utf-8"))]
+    return problems
+
+
+def main():
+    if problems := list(check_form()): sys.exit("\n".join(problems))
+    os.environ["PYTHONWARNINGS"] = "error::UserWarning"
+    folder, problems = stage()
+    builder = Site(load(folder), quiet=True)
+    builder.build()
+    site = get_config().doc_path.resolve()
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.move(builder.out, site)
+    problems += [warning for warning in builder.warnings if "broken link" not in warning] + set_formulas(site)
+    localize(site)
+    problems += check_links(site)
+    if problems: sys.exit("\n".join(sorted(set(problems))))
+    print(f"{len(builder.pages)} pages in {site.name}")
+
+
+if __name__ == "__main__": main()
