@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'FALLBACK', 'LEAST_RETURNS', 'LARGEST_PERSISTENCE', 'DISTRIBUTIONS', 'FEW_SHOT_LAGS', 'last_returns',
-           'trailing_volatility', 'Historical', 'ewma_weights', 'Ewma', 'GarchFit', 'estimate_garch', 'support_rows',
-           'garch_returns', 'filter_rows', 'Garch', 'har_regressors', 'every_origin', 'HarFit', 'least_squares', 'Har']
+           'trailing_volatility', 'Historical', 'ewma_weights', 'Ewma', 'GarchFit', 'with_level', 'estimate_garch',
+           'support_rows', 'garch_returns', 'filter_rows', 'garch_forecast', 'Garch', 'har_regressors', 'every_origin',
+           'HarFit', 'least_squares', 'Har']
 
 # %% ../nbs/20_classical.ipynb #18c2ad51
 import warnings
@@ -112,25 +113,36 @@ LEAST_RETURNS = 30 # Fewer than these and four parameters mean nothing
 LARGEST_PERSISTENCE = .9999 # At one there is no level to fall back to
 DISTRIBUTIONS = {'normal': Normal, 't': StudentsT}
 
-# %% ../nbs/20_classical.ipynb #f285c514
+# %% ../nbs/20_classical.ipynb #f3ca3171
+def with_level(
+    omega:float, # Constant, variance per bar
+    alpha:float, # Weight of a squared return
+    beta:float, # Share of the variance that stays
+    gamma:float, # Weight added after a fall
+)->tuple[float, float, float, float]: # The same, with no weight below zero and a persistence below one
+    "The nearest parameters for which variance is positive and has a level to fall back to."
+    alpha,beta = max(alpha, 0.), max(beta, 0.)
+    gamma = max(gamma, -alpha)
+    shrink = LARGEST_PERSISTENCE/max(alpha + beta + gamma/2, LARGEST_PERSISTENCE)
+    return float(omega), float(shrink*alpha), float(shrink*beta), float(shrink*gamma)
+
+# %% ../nbs/20_classical.ipynb #9caf36d3
 def estimate_garch(
     returns:np.ndarray, # (n,) log returns of one asset, decimal, oldest first, not constant
     asymmetric:bool, # Estimate gamma, too?
     distribution:str, # 'normal' or 't'
 )->tuple[float, float, float, float, float, bool]: # start, omega, alpha, beta, gamma and whether the optimizer finished
     "Maximum likelihood through `arch`, in units of the root mean square return."
-    unit = np.mean(returns**2)
-    model = ZeroMean(returns/np.sqrt(unit), volatility=GARCH(1, int(asymmetric), 1), distribution=DISTRIBUTIONS[distribution](), rescale=False)
-    result = model.fit(disp='off', show_warning=False, tol=1e-10)
+    mean_square = np.mean(returns**2)
+    standard = np.round(returns/np.sqrt(mean_square), 8)
+    model = ZeroMean(standard, volatility=GARCH(1, int(asymmetric), 1), distribution=DISTRIBUTIONS[distribution](), rescale=False)
+    result = model.fit(disp='off', show_warning=False)
     found = dict(zip(model.volatility.parameter_names(), np.asarray(result.params)))
-    converged = result.convergence_flag == 0 and np.isfinite(result.loglikelihood)
-    omega,alpha,beta,gamma = [found.get(name, 0.) for name in ('omega', 'alpha[1]', 'beta[1]', 'gamma[1]')] if converged else FALLBACK
-    alpha,beta = max(alpha, 0.), max(beta, 0.) # the optimizer may stray below zero by a rounding error
-    gamma = max(gamma, -alpha)
-    shrink = min(1., LARGEST_PERSISTENCE/(alpha + beta + gamma/2)) if alpha + beta + gamma/2 > 0 else 1.
-    alpha,beta,gamma = (float(shrink*value) for value in (alpha, beta, gamma))
-    start = omega + (alpha + beta + gamma/2)*model.volatility.backcast(returns/np.sqrt(unit))
-    return float(start*unit), float(omega*unit), alpha, beta, gamma, bool(converged)
+    converged = bool(result.convergence_flag == 0 and np.isfinite(list(found.values())).all())
+    parameters = [found.get(name, 0.) for name in ('omega', 'alpha[1]', 'beta[1]', 'gamma[1]')] if converged else FALLBACK
+    omega,alpha,beta,gamma = with_level(*parameters)
+    start = omega*mean_square + (alpha + beta + gamma/2)*model.volatility.backcast(returns)
+    return float(start), float(omega*mean_square), alpha, beta, gamma, converged
 
 # %% ../nbs/20_classical.ipynb #ad5ad9e8
 def support_rows(
@@ -176,7 +188,17 @@ def filter_rows(
                            f"from {np.datetime_as_string(fit.time, 'D')} on. Ask later, in a history that holds that bar, or adapt on an earlier support.")
     return row
 
-# %% ../nbs/20_classical.ipynb #22d51f38
+# %% ../nbs/20_classical.ipynb #28ee970d
+def garch_forecast(
+    query:Windows, # n origins of the fitted asset
+    fit:GarchFit, # What was estimated
+)->np.ndarray: # (n,) volatility over the horizon, decimal
+    "One pass of the recursion up to the last origin, read at every origin."
+    row,parameters = filter_rows(query, fit),(fit.omega, fit.alpha, fit.beta, fit.gamma)
+    variance = garch_variance(query.history.features[row:query.origin.max() + 1, 0], *parameters, start=fit.start)
+    return np.sqrt(garch_horizon_variance(variance[query.origin - row + 1], *parameters, query.history.spec.horizon))
+
+# %% ../nbs/20_classical.ipynb #207c48af
 @dataclass(frozen=True)
 class Garch:
     "GARCH(1,1) (Bollerslev, 1986) or GJR (Glosten et al., 1993) of one asset."
@@ -196,12 +218,7 @@ class Garch:
     )->np.ndarray: # (n,) volatility over the horizon, decimal
         "Filter to each origin, then sum the expected variances of the horizon."
         if self.fit is None: raise MetavolError("this GARCH has no parameters yet; use model.adapt(support).predict(query).")
-        if not len(query): return np.empty(0)
-        fit,row = self.fit,filter_rows(query, self.fit)
-        parameters = fit.omega,fit.alpha,fit.beta,fit.gamma
-        variance = garch_variance(query.history.features[row:query.origin.max() + 1, 0], *parameters, start=fit.start)
-        sigma_hat = np.sqrt(garch_horizon_variance(variance[query.origin - row + 1], *parameters, query.history.spec.horizon))
-        return np.maximum(sigma_hat, SMALLEST*query.unit)
+        return np.maximum(garch_forecast(query, self.fit), SMALLEST*query.unit) if len(query) else np.empty(0)
     @property
     def converged(self): return self.fit is not None and self.fit.converged
 
