@@ -5,10 +5,7 @@ import io
 import json
 import os
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -18,9 +15,8 @@ import metavol.data
 from metavol.bars import BAR_COLUMNS, BarsError, MetavolError, by_asset, check_bars
 from metavol.data import (bars_from_bybit, bars_from_yahoo, data_hash, load_bybit_data, load_sample, load_stock_data, read_bars,
                           write_bars)
+from services import HALF_PAST, candles, envelope, yahoo_frame
 
-ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = Path(os.environ.get("METAVOL_DATA", ROOT.parent/"shared"/"data"))
 PACKAGE = Path(metavol.data.__file__).parent/"data"
 HEADER = "symbol,date,open,high,low,close,volume\n"
 DAY = "A,2024-01-31,1,2,1,2,5\n"
@@ -190,8 +186,7 @@ def test_hash_sees_content_only():
 def in_yahoo_shape(symbols):
     "The sample in the columns yfinance returns."
     bars = load_sample("stocks").loc[symbols].loc[(slice(None), slice("2012-05-16", "2012-06-29")), :]
-    wide = bars.rename(columns=str.title).unstack("symbol").tz_localize(None)
-    return wide.rename_axis(index="Date", columns=["Price", "Ticker"])
+    return yahoo_frame(bars)
 
 
 def test_yahoo_panel_and_single():
@@ -245,16 +240,13 @@ def test_load_stock_data_quotes_yahoo(monkeypatch):
     with pytest.raises(BarsError, match="no bars for NOSUCH.*possibly delisted"): load_stock_data("NOSUCH", "2020-01-01", "2024-01-01")
 
 
-def yahoo_example(name, **options):
-    path = EXAMPLES/"yfinance_examples"/name
-    if not path.is_file(): pytest.skip("recorded yfinance frames are not here; set METAVOL_DATA")
-    return pd.read_csv(path, index_col=0, **options)
+def yahoo_example(folder, name, **options): return pd.read_csv(folder/"yfinance_examples"/name, index_col=0, **options)
 
 
 @pytest.mark.parametrize("name", ["download_single.csv", "download_auto_adjust_false.csv", "download_two.csv", "download_two_group_by_ticker.csv",
                                   "download_one_unknown.csv", "download_flat.csv", "ticker_history.csv", "download_1h.csv"])
-def test_recorded_yahoo_frames(name):
-    bars = bars_from_yahoo(yahoo_example(name, **({} if name in ("download_flat.csv", "ticker_history.csv") else {"header": [0, 1]})), "AAPL")
+def test_recorded_yahoo_frames(market_data, name):
+    bars = bars_from_yahoo(yahoo_example(market_data, name, **({} if name in ("download_flat.csv", "ticker_history.csv") else {"header": [0, 1]})), "AAPL")
     if name == "download_1h.csv":
         assert bars.index[0] == pd.Timestamp("2023-03-08 14:30", tz="UTC") and bars.attrs["bar"] == "1 hour"
     else:
@@ -262,69 +254,20 @@ def test_recorded_yahoo_frames(name):
         np.testing.assert_allclose(bars.iloc[0], [149.402534, 150.496694, 147.622038, 147.691666, 58867200], rtol=1e-8)
 
 
-def test_recorded_yahoo_panel_and_unknown():
-    two = bars_from_yahoo(yahoo_example("download_two.csv", header=[0, 1]), ["MSFT", "AAPL"])
+def test_recorded_yahoo_panel_and_unknown(market_data):
+    two = bars_from_yahoo(yahoo_example(market_data, "download_two.csv", header=[0, 1]), ["MSFT", "AAPL"])
     assert {symbol: len(frame) for symbol, frame in by_asset(two)} == {"MSFT": 12, "AAPL": 12}
-    with pytest.raises(BarsError, match="no bars for NOSUCH"): bars_from_yahoo(yahoo_example("download_one_unknown.csv", header=[0, 1]), ["AAPL", "NOSUCH"])
-    with pytest.raises(BarsError, match="no bars for NOSUCH"): bars_from_yahoo(yahoo_example("download_unknown.csv", header=[0, 1]), "NOSUCH")
+    with pytest.raises(BarsError, match="no bars for NOSUCH"): bars_from_yahoo(yahoo_example(market_data, "download_one_unknown.csv", header=[0, 1]), ["AAPL", "NOSUCH"])
+    with pytest.raises(BarsError, match="no bars for NOSUCH"): bars_from_yahoo(yahoo_example(market_data, "download_unknown.csv", header=[0, 1]), "NOSUCH")
 
 
 @pytest.mark.parametrize("name", ["download_flat.csv", "ticker_history.csv"])
-def test_recorded_yahoo_files_read_as_files(name):
-    yahoo_example(name)
-    bars = read_bars(EXAMPLES/"yfinance_examples"/name)
+def test_recorded_yahoo_files_read_as_files(market_data, name):
+    bars = read_bars(market_data/"yfinance_examples"/name)
     assert bars.index[0] == (name[:-4], pd.Timestamp("2023-02-21", tz="UTC")) and bars.attrs["bar"] == "1 day"
 
 
 # Bybit
-
-class Service:
-    "An HTTP server that gives the prepared replies in turn, or candles of its own, in Bybit's form."
-    def __init__(self): self.replies, self.asked, self.rows, self.now = [], [], [], None
-
-    def reply(self, query):
-        if self.replies: return self.replies.pop(0)
-        rows = [r for r in self.rows if query.get("start", 0) <= int(r[0]) <= query.get("end", 10**15)][:query["limit"]]
-        return 200, envelope(rows, self.now)
-
-    def start(self):
-        service = self
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                query = {k: int(v[0]) if k in ("start", "end", "limit") else v[0] for k, v in parse_qs(urlsplit(self.path).query).items()}
-                service.asked.append(query); status, body = service.reply(query)
-                self.send_response(status); self.end_headers(); self.wfile.write(body.encode() if isinstance(body, str) else json.dumps(body).encode())
-            def log_message(self, *args): pass
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True, kwargs={"poll_interval": 0.01}).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        return self
-
-    def stop(self): self.server.shutdown(); self.server.server_close()
-
-
-def envelope(rows, now=None, code=0, message="OK"):
-    return dict(retCode=code, retMsg=message, result=dict(category="spot", symbol="BTCUSDT", list=rows), retExtInfo={}, time=now)
-
-
-def candles(count, last="2019-09-30 23:00"):
-    "Newest first, seven strings each, from the sample."
-    bars = load_sample("crypto").loc["BTC"].loc[:last].iloc[-count:]
-    return [[str(int(t.timestamp()*1000)), *map(str, bar), "1"] for t, *bar in bars.itertuples()][::-1]
-
-
-HALF_PAST = int(pd.Timestamp("2019-09-30 23:30", tz="UTC").timestamp()*1000)
-
-
-@pytest.fixture
-def service(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(metavol.data, "BYBIT_WAITS", (0.01, 0.01))
-    service = Service().start()
-    service.now = HALF_PAST
-    yield service
-    service.stop()
-
 
 def test_two_pages_without_the_open_candle(service):
     service.rows = candles(2000)
@@ -401,16 +344,13 @@ def test_nobody_there():
     with pytest.raises(BarsError, match="cannot be reached"): load_bybit_data("BTCUSDT", base_url="http://127.0.0.1:9")
 
 
-def bybit_example(name):
-    path = EXAMPLES/"bybit_kline_examples"/name
-    if not path.is_file(): pytest.skip("recorded Bybit answers are not here; set METAVOL_DATA")
-    return path.read_text()
+def bybit_example(folder, name): return (folder/"bybit_kline_examples"/name).read_text()
 
 
 @pytest.mark.parametrize("coin", ["BTCUSDT", "SOLUSDT"])
-def test_recorded_pages(service, coin):
-    service.replies = [(200, bybit_example(f"built_linear_{coin}_60_page{page}.json")) for page in (1, 2)]
-    service.replies.append((200, bybit_example("ok_empty_list.json")))
+def test_recorded_pages(service, market_data, coin):
+    service.replies = [(200, bybit_example(market_data, f"built_linear_{coin}_60_page{page}.json")) for page in (1, 2)]
+    service.replies.append((200, bybit_example(market_data, "ok_empty_list.json")))
     bars = load_bybit_data(coin, interval="60", limit=1500, category="linear", base_url=service.url)
     assert len(bars) == 1400 and (bars.index.diff()[1:] == pd.Timedelta("1h")).all()
     assert service.asked[1]["end"] == 1718640000000 - 1
@@ -422,35 +362,17 @@ def test_recorded_pages(service, coin):
     ("http_403_ip_banned.html", 403, "HTTP 403"), ("ok_docs_server_time.json", 200, "without a list"),
     ("ok_docs_mark_price_kline.json", 200, "needed seven fields"), ("ok_docs_index_price_kline.json", 200, "needed seven fields"),
     ("ok_nautilus_fixture_linear_BTCUSDT.json", 200, "no closed candle")])
-def test_recorded_refusals(service, name, status, says):
-    service.replies = [(status, bybit_example(name))]
+def test_recorded_refusals(service, market_data, name, status, says):
+    service.replies = [(status, bybit_example(market_data, name))]
     with pytest.raises(BarsError, match=says): load_bybit_data("BTCUSDT", base_url=service.url)
 
 
 @pytest.mark.parametrize("name,status", [("error_10006_too_many_visits.json", 200), ("error_10006_with_limit_headers.json", 429), ("error_10016_server_error.json", 200)])
-def test_recorded_busy_answers(service, name, status):
-    service.rows, service.replies = candles(50), [(status, bybit_example(name))]
+def test_recorded_busy_answers(service, market_data, name, status):
+    service.rows, service.replies = candles(50), [(status, bybit_example(market_data, name))]
     assert len(load_bybit_data("BTCUSDT", limit=20, base_url=service.url)) == 20
 
 
-def test_recorded_documentation_example():
-    bars = bars_from_bybit(json.loads(bybit_example("ok_docs_inverse_BTCUSD_60.json"))["result"]["list"], "BTCUSD", category="inverse")
+def test_recorded_documentation_example(market_data):
+    bars = bars_from_bybit(json.loads(bybit_example(market_data, "ok_docs_inverse_BTCUSD_60.json"))["result"]["list"], "BTCUSD", category="inverse")
     assert bars.iloc[-1].tolist() == [17071, 17073, 17027, 17055.5, 268611] and str(bars.index[-1]) == "2022-12-09 18:00:00+00:00"
-
-
-# The two examples of the original chapter
-
-def test_stock_example(monkeypatch):
-    features = pytest.importorskip("metavol.features")
-    import yfinance
-    wide = load_sample("stocks").loc[["AAPL"]].rename(columns=str.title).unstack("symbol").tz_localize(None)
-    monkeypatch.setattr(yfinance, "download", lambda *_, **__: wide.rename_axis(index="Date", columns=["Price", "Ticker"]))
-    df = load_stock_data("AAPL", "2000-01-01", "2013-03-02")
-    assert set(features.FEATURES) <= set(features.compute_features(df).columns)
-
-
-def test_crypto_example(service):
-    features = pytest.importorskip("metavol.features")
-    service.rows = candles(1500)
-    df = load_bybit_data("BTCUSDT", interval="60", limit=1000, base_url=service.url)
-    assert len(df) == 1000 and set(features.FEATURES) <= set(features.compute_features(df).columns)
