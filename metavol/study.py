@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SAMPLE_STUDIES', 'StudySpec', 'train_meta', 'enter', 'league_table', 'Study', 'study_windows', 'run_study',
            'trade_all', 'plot_league', 'plot_forecasts', 'plot_differences', 'plot_equity', 'prepare_folder',
-           'study_report', 'save_study']
+           'study_report', 'save_study', 'read_forecasts', 'write_table', 'find_leaks']
 
-# %% ../nbs/33_study.ipynb #40d324ce
+# %% ../nbs/33_study.ipynb #758c00bd
 import json
 import os
 import platform
@@ -25,14 +25,14 @@ from matplotlib.figure import Figure
 from .backtest import Backtest, CostSpec, run_backtest
 from .bars import HistoryError, MetavolError, as_panel
 from .classical import FEW_SHOT_LAGS, Ewma, Garch, Har, Historical
-from .data import bar_length, data_hash
-from .features import WARM_UP, compute_features
+from .data import data_hash, read_table
+from .features import WARM_UP, check_causal, compute_features
 from .figures import COLORS, model_color
 from .neural import Network
 from .report import Picture, Table, Text, html_page
 from .scoring import date_differences, diebold_mariano, noise_floor, score
 from .sizing import SizingSpec
-from .tasks import DAILY, HOURLY, TaskSpec, Windows, asked_between, asset_tasks, known_at, labelled, make_windows, regime_tasks, window_tasks
+from .tasks import DAILY, HOURLY, TaskSpec, Windows, asked_between, asset_tasks, known_at, labelled, make_windows, regime_tasks, stack_tasks, window_tasks
 from .training import MetaVol, PooledSpec, TrainingSpec, combine, meta_train, save_model, split_validation
 from .walk_forward import Entrant, walk_forward
 
@@ -293,3 +293,63 @@ def save_study(
         for name,write in writers.items(): write(Path(folder)/name)
         for name in writers: os.replace(Path(folder)/name, path/name)
     return path
+
+# %% ../nbs/33_study.ipynb #ef0a5e67
+def read_forecasts(
+    path:str|Path, # Parquet or CSV with `symbol`, `time` and one column a model, as a study writes them
+)->pd.DataFrame: # Index (symbol, time), columns as in the file
+    "Read a table of forecasts; raises `MetavolError` for a file that is none."
+    table = read_table(Path(path))
+    if set(table.index.names) >= {'symbol', 'time'}: table = table.reset_index()
+    missing = [name for name in ('symbol', 'time') if name not in table.columns]
+    if missing: raise MetavolError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(map(str, table.columns))}. Forecasts need symbol, time and one column a model.")
+    try: table['time'] = pd.to_datetime(table['time'], utc=True)
+    except (ValueError, TypeError) as error: raise MetavolError(f"{path}: a time cannot be read ({error}); write times as 2018-01-01 or 2018-01-01 13:00.") from error
+    table = table.set_index(['symbol', 'time']).sort_index()
+    words = [name for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
+    if words or not len(table.columns): raise MetavolError(f"{path}: {', '.join(words) or 'no column'} is not a forecast; needed one numeric column a model.")
+    return table
+
+def write_table(
+    table:pd.DataFrame, # Any table
+    path:str|Path, # A CSV file
+)->None: # The file is there whole, or not at all
+    "Write a table as CSV, atomically."
+    handle,partial = tempfile.mkstemp(dir=Path(path).parent, suffix='.partial')
+    os.close(handle)
+    table.to_csv(partial)
+    os.replace(partial, path)
+
+# %% ../nbs/33_study.ipynb #bf175f79
+def find_leaks(
+    bars:pd.DataFrame, # Bars of one asset or many
+    symbol:str|None=None, # Asset to check with; by default the first
+    n_bars:int=1000, # Its last bars
+)->pd.DataFrame: # One row a check; column `result`: clean, or the row of the past that noticed
+    "Wreck the future of an asset and see whether anything said about its past changes."
+    names = as_panel(bars).index.get_level_values(0).unique()
+    if symbol is not None and symbol not in names: raise MetavolError(f"no bars of {symbol}; the bars hold {', '.join(names[:8])}.")
+    one = as_panel(bars).loc[symbol or names[0]].iloc[-n_bars:]
+    windows = labelled(make_windows(compute_features(one)))
+    training = known_at(windows, one.index[len(one)//2])
+    spec = StudySpec(('train',), ('test',), '2000-01-01', seeds=(0,), pooled=PooledSpec(updates=50, validate_every=50), meta=TrainingSpec(updates=5))
+    network = Network(spec.seeds, spec.pooled).adapt(training)
+    def asked(bars): return _every(asked_between(make_windows(compute_features(bars)), one.index[len(one)//2]), 10)
+    def answers(entrant): return lambda bars: walk_forward([entrant], asked(bars), progress=False)[entrant.name]
+    checks = {'features': compute_features, 'tasks': lambda bars: _task_sums(make_windows(compute_features(bars)))}
+    checks |= {entrant.name: answers(entrant) for entrant in enter(network, train_meta(training, network, spec, progress=False), training)}
+    results = {name: _noticed(check, one) for name,check in checks.items()}
+    planted = _noticed(lambda bars: compute_features(bars).shift(-1), one)
+    results['planted leak'] = 'NOT CAUGHT: the check is broken' if planted == 'clean' else 'clean'
+    return pd.DataFrame({'result': results}).rename_axis('check').rename(index={'planted leak': 'a planted leak is caught'})
+
+def _noticed(function, bars): # 'clean', or what the past noticed
+    try: check_causal(function, bars, n_cuts=2, rtol=1e-5)
+    except AssertionError as error: return str(error)
+    return 'clean'
+
+def _task_sums(windows): # One number a task, at the time when its last query label was known
+    tasks = asset_tasks(windows, step=1)
+    done = Windows(windows.history, tasks.query).label_time.max(-1)
+    sums = stack_tasks(tasks).support_x.sum((1, 2)) + windows.history.realized[tasks.query].sum(1)
+    return pd.Series(sums, pd.DatetimeIndex(done, tz='UTC', name='time'))
