@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'console', 'main', 'show', 'choose_symbols', 'file_study', 'study', 'backtest', 'leakcheck']
 
-# %% ../nbs/api/cli.ipynb #6fb92765
+# %% ../nbs/api/cli.ipynb #ab10fd2b
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -35,16 +36,16 @@ def main()->None:
         print('stopped; nothing was written half', file=sys.stderr)
         raise SystemExit(130) from None
 
-# %% ../nbs/api/cli.ipynb #738eb135
+# %% ../nbs/api/cli.ipynb #6970374f
 def show(
     frame, # DataFrame, printed with its index
     title:str, # Above the table
     columns:dict[str, str], # Column, and how its numbers are formatted
 )->None: # Printed
     "Print a table that fits a terminal."
-    table = Table(title=title, title_justify='left', title_style='bold')
-    table.add_column(frame.index.name or '')
-    for name in columns: table.add_column(name, justify='left' if columns[name] == 's' else 'right')
+    table = Table(title=title, title_justify='left', title_style='bold', box=box.SIMPLE, pad_edge=False)
+    table.add_column(frame.index.name or '', no_wrap=columns.keys() != {'result'})
+    for name in columns: table.add_column(name, justify='left' if columns[name] == 's' else 'right', no_wrap=columns[name] != 's')
     for index,row in frame[list(columns)].iterrows():
         table.add_row(str(index), *('' if value != value else format(value, columns[name]) for name,value in row.items()))
     console.print(table)
@@ -86,7 +87,7 @@ def file_study(train:Path, test:Optional[Path], split:Optional[str], train_symbo
         spec = replace(spec, bars_per_year=252*7)
     return train_bars, test_bars, choose_symbols(spec, train_bars, test_bars, train_symbols, test_symbols)
 
-# %% ../nbs/api/cli.ipynb #21de4b9b
+# %% ../nbs/api/cli.ipynb #fe5e481a
 @app.command()
 def study(
     train:Annotated[Optional[Path], typer.Option(help='Parquet or CSV file with the bars to train on; without it the embedded sample.')]=None,
@@ -115,11 +116,11 @@ def study(
     folder = prepare_folder(out)
     result = run_study(train_bars, test_bars, spec)
     save_study(result, folder)
-    show(result.league, f"{result!r}", {'information': 's', 'qlike': '.4f', 'mse_relative': '.3f', 'mae': '.5f', 'hit_rate': '.1%', 'p_qlike': '.3f', 'p_mse': '.3f'})
+    show(result.league, f"{result!r}", {'information': 's', 'qlike': '.4f', 'mse_relative': '.3f', 'hit_rate': '.1%', 'p_qlike': '.3f', 'p_mse': '.3f'})
     console.print('mse_relative: mean squared error, Historical = 1. p: no difference from Meta-Vol, clustered by date.', soft_wrap=True)
     console.print(f"Written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir() if not file.name.startswith('.')))}", soft_wrap=True)
 
-# %% ../nbs/api/cli.ipynb #623b9dc0
+# %% ../nbs/api/cli.ipynb #68c495eb
 @app.command()
 def backtest(
     bars:Annotated[Path, typer.Option(help='Parquet or CSV file with bars.')],
@@ -135,16 +136,16 @@ def backtest(
     """
     import pandas as pd
     from metavol.backtest import run_backtest
-    from metavol.data import read_bars
+    from metavol.data import read_bars, write_whole
     from metavol.sizing import SizingSpec
-    from metavol.study import prepare_folder, read_forecasts, write_table
+    from metavol.study import prepare_folder, read_forecasts
     folder = None if out is None else prepare_folder(out)
     table,held = read_forecasts(forecasts),read_bars(bars)
     models = table.columns.drop(['realized', 'current'], errors='ignore')
     sizing = SizingSpec(target_risk=target_risk)
     summary = pd.DataFrame({name: run_backtest(held, table[name], horizon, sizing, bars_per_year=bars_per_year).summary for name in models}).T.rename_axis('model')
     show(summary, f"{len(table):,} forecasts", dict(annual_return='.1%', annual_volatility='.1%', sharpe='.2f', max_drawdown='.1%', risk_ratio='.2f', turnover='.1f'))
-    if folder is not None: write_table(summary, folder/'backtest.csv')
+    if folder is not None: write_whole(folder/'backtest.csv', summary.to_csv().encode())
 
 # %% ../nbs/api/cli.ipynb #d8329d29
 @app.command()

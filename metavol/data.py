@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TIME_NAMES', 'SAMPLES', 'FILE_KINDS', 'BYBIT_BARS', 'BYBIT_PAGE', 'BYBIT_WAITS', 'KLINE', 'utc_times', 'tidy_columns',
            'bars_from_table', 'bar_length', 'bar_name', 'load_sample', 'file_kind', 'read_csv', 'read_table',
-           'has_zone', 'read_bars', 'write_bars', 'data_hash', 'yahoo_part', 'bars_from_yahoo', 'listen',
+           'has_zone', 'read_bars', 'write_whole', 'write_bars', 'data_hash', 'yahoo_part', 'bars_from_yahoo', 'listen',
            'load_stock_data', 'candle_length', 'kline_table', 'bars_from_bybit', 'bybit_answer', 'ask_bybit',
            'kline_query', 'bybit_pages', 'load_bybit_data']
 
@@ -195,7 +195,22 @@ def read_bars(
     bars.attrs = {'source': path.name, 'bar': bar_name(bar_length(bars)), **table.attrs, 'assumed': assumed}
     return bars
 
-# %% ../nbs/04_data.ipynb #2736a7f5
+# %% ../nbs/04_data.ipynb #2dc844ff
+def write_whole(
+    path:str|Path, # Where the file shall lie
+    content:bytes, # All of it
+)->Path: # Where it lies
+    "Write a file under a temporary name and rename it; raises `MetavolError` where it cannot be written."
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try: part.write_bytes(content); os.replace(part, path)
+    except OSError as error:
+        raise MetavolError(f"{path}: cannot be written ({error.strerror}); choose a folder that exists, has room, and that you may write to.") from error
+    finally:
+        with suppress(OSError): part.unlink()
+    return path
+
+# %% ../nbs/04_data.ipynb #58042fa5
 def write_bars(
     bars:pd.DataFrame, # Valid bars of one asset or of many
     path:str|Path, # Ends in .parquet, .csv or .csv.gz
@@ -208,13 +223,7 @@ def write_bars(
     if kind == '.parquet': content = table.to_parquet(index=False, compression='zstd')
     else: content = table.to_csv(index=False).encode()
     if kind == '.csv.gz': content = gzip.compress(content, mtime=0)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try: part.write_bytes(content); os.replace(part, path)
-    except OSError as error:
-        raise BarsError(f"{path}: cannot be written ({error.strerror}); choose a folder that exists and that you may write to.") from error
-    finally:
-        with suppress(OSError): part.unlink()
-    return path
+    return write_whole(path, content)
 
 # %% ../nbs/04_data.ipynb #31c00d7d
 def data_hash(

@@ -6,21 +6,19 @@
 __all__ = ['constant_rates', 'adapt', 'task_loss', 'adapt_tasks', 'predict_tasks', 'meta_loss', 'save_tensors', 'load_tensors',
            'MAMLVolatility', 'inner_update', 'meta_train_step', 'adapt_and_predict', 'save', 'load']
 
-# %% ../nbs/12_maml.ipynb #fb1c5eac
+# %% ../nbs/12_maml.ipynb #55be4534
 import json
-import os
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from .bars import MetavolError
+from .data import write_whole
 from .features import FEATURES
 from .network import Standardizer, VolatilityNet, fit_standardizer, volatility_loss
 from .tasks import window_inputs
@@ -99,22 +97,15 @@ def meta_loss(
     adapted = adapt_tasks(net, params, support_x, support_y, rates, inner_steps)
     return volatility_loss(predict_tasks(net, adapted, query_x), query_y)
 
-# %% ../nbs/12_maml.ipynb #228fd79b
+# %% ../nbs/12_maml.ipynb #14c7dd96
 def save_tensors(
     path:str|Path, # Where to write, usually `*.safetensors`
     tensors:dict[str, Tensor], # What to keep
     about:dict, # What a reader must know, anything JSON can hold
 )->None: # The file is there whole, or not at all
     "Write tensors and a description of them, atomically."
-    path = Path(path)
-    handle,temporary = tempfile.mkstemp(dir=path.parent, suffix='.partial')
-    os.close(handle)
-    try:
-        save_file({name: t.detach().contiguous() for name,t in tensors.items()}, temporary, {'about': json.dumps(about, sort_keys=True)})
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    kept = {name: t.detach().contiguous() for name,t in tensors.items()}
+    write_whole(path, safetensors.torch.save(kept, {'about': json.dumps(about, sort_keys=True)}))
 
 def load_tensors(
     path:str|Path, # A file from `save_tensors`

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['SAMPLE_STUDIES', 'StudySpec', 'train_meta', 'enter', 'league_table', 'Study', 'study_windows', 'run_study',
            'trade_all', 'plot_league', 'plot_forecasts', 'plot_differences', 'plot_equity', 'prepare_folder',
-           'study_report', 'save_study', 'read_forecasts', 'write_table', 'find_leaks']
+           'study_report', 'save_study', 'read_forecasts', 'find_leaks']
 
-# %% ../nbs/33_study.ipynb #758c00bd
+# %% ../nbs/33_study.ipynb #c500f8e2
 import json
-import os
 import platform
 import tempfile
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from matplotlib.figure import Figure
 from .backtest import Backtest, CostSpec, run_backtest
 from .bars import HistoryError, MetavolError, as_panel
 from .classical import FEW_SHOT_LAGS, Ewma, Garch, Har, Historical
-from .data import data_hash, read_table
+from .data import data_hash, read_table, write_whole
 from .features import WARM_UP, check_causal, compute_features
 from .figures import COLORS, model_color
 from .neural import Network
@@ -180,7 +179,7 @@ def _facts(train_bars, test_bars, training):
             'training_windows': len(training), 'training_from': str(training.time.min())[:10], 'training_to': str(training.label_time.max())[:10],
             'versions': {'python': platform.python_version(), **{name: version(name) for name in names}}}
 
-# %% ../nbs/33_study.ipynb #06a2b06e
+# %% ../nbs/33_study.ipynb #118adc92
 def plot_league(
     study:Study, # A finished study
 )->Figure: # Bars of QLIKE with the noise floor
@@ -190,7 +189,7 @@ def plot_league(
     ax.barh(table.index, table['qlike'], color=[model_color(name) for name in table.index])
     floor = noise_floor(study.spec.task.horizon)
     ax.axvline(floor, color=COLORS['true'], ls='--')
-    ax.text(floor, len(table) - .4, ' perfect forecast, Gaussian returns', color=COLORS['true'], va='bottom', fontsize=9)
+    ax.text(floor, 1.01, 'perfect forecast, Gaussian returns', color=COLORS['true'], fontsize=9, ha='center', transform=ax.get_xaxis_transform())
     ax.set(xlabel='QLIKE on variance (lower is better)')
     ax.set_title(f"{study.league.index[0]} has the lowest QLIKE on {len(study.forecasts):,} forecasts", pad=18)
     return fig
@@ -212,7 +211,7 @@ def plot_forecasts(
     ax.legend(frameon=False, ncols=3); ax.tick_params(axis='x', rotation=15)
     return fig
 
-# %% ../nbs/33_study.ipynb #f1626974
+# %% ../nbs/33_study.ipynb #e2a70f86
 def plot_differences(
     study:Study, # A finished study
     champion:str='Meta-Vol', # Model whose losses are subtracted
@@ -220,10 +219,11 @@ def plot_differences(
 )->Figure: # Cumulative loss differences
     "When a model gained on its rivals: QLIKE of each rival minus that of the champion, added up over dates."
     fig,ax = plt.subplots(figsize=(8, 3))
-    for name in rivals: ax.plot(date_differences(study.forecasts, name, champion, 'qlike').cumsum(), color=model_color(name), label=name)
+    gains = {name: date_differences(study.forecasts, name, champion, 'qlike').cumsum() for name in rivals}
+    for name,gain in gains.items(): ax.plot(gain, color=model_color(name), label=name)
     ax.axhline(0, color=COLORS['true'], lw=1)
-    behind = sum(study.league.loc[name, 'qlike'] > study.league.loc[champion, 'qlike'] for name in rivals)
-    ax.set(ylabel='cumulative QLIKE difference', title=f"{champion} ends ahead of {behind} of {len(rivals)} rivals (up: {champion} gains)")
+    behind = sum(gain.iloc[-1] > 0 for gain in gains.values())
+    ax.set(ylabel='QLIKE difference, mean over assets,\nadded up over dates', title=f"{champion} ends ahead of {behind} of {len(rivals)} rivals (up: {champion} gains)")
     ax.legend(frameon=False, ncols=3, fontsize=9); ax.tick_params(axis='x', rotation=15)
     return fig
 
@@ -276,7 +276,7 @@ def study_report(
                    Picture(plot_equity(study), 'Equity by model'), Table(study.backtest_table, 'Backtest by model, after costs')],
         'How it was made': [Table(pd.DataFrame({'value': pd.Series({**{k: str(v) for k,v in study.facts.items() if k != 'versions'}, **study.facts['versions'], 'seeds': str(spec.seeds)})}), 'Data, versions and seeds')]})
 
-# %% ../nbs/33_study.ipynb #1d583c6c
+# %% ../nbs/33_study.ipynb #4a1a5efe
 def save_study(
     study:Study, # A finished study
     path:str|Path, # Folder for the files
@@ -284,17 +284,15 @@ def save_study(
     "Write every result of a study; a file is there whole or not at all."
     path = prepare_folder(path)
     settings = {'spec': asdict(study.spec), 'model': study.model.about, **study.facts}
-    writers = {
-        'league.csv': lambda to: study.league.to_csv(to), 'backtest.csv': lambda to: study.backtest_table.to_csv(to),
-        'forecasts.parquet': lambda to: study.forecasts.to_parquet(to), 'model.safetensors': lambda to: save_model(study.model, to),
-        'run.json': lambda to: Path(to).write_text(json.dumps(settings, indent=1, sort_keys=True, default=str) + '\n'),
-        'report.html': lambda to: Path(to).write_text(study_report(study), encoding='utf-8')}
-    with tempfile.TemporaryDirectory(dir=path, prefix='.partial-') as folder:
-        for name,write in writers.items(): write(Path(folder)/name)
-        for name in writers: os.replace(Path(folder)/name, path/name)
+    contents = {
+        'league.csv': study.league.to_csv(), 'backtest.csv': study.backtest_table.to_csv(), 'report.html': study_report(study),
+        'run.json': json.dumps(settings, indent=1, sort_keys=True, default=str) + '\n'}
+    for name,content in contents.items(): write_whole(path/name, content.encode())
+    write_whole(path/'forecasts.parquet', study.forecasts.to_parquet())
+    save_model(study.model, path/'model.safetensors')
     return path
 
-# %% ../nbs/33_study.ipynb #ef0a5e67
+# %% ../nbs/33_study.ipynb #9ad2ade2
 def read_forecasts(
     path:str|Path, # Parquet or CSV with `symbol`, `time` and one column a model, as a study writes them
 )->pd.DataFrame: # Index (symbol, time), columns as in the file
@@ -309,16 +307,6 @@ def read_forecasts(
     words = [name for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
     if words or not len(table.columns): raise MetavolError(f"{path}: {', '.join(words) or 'no column'} is not a forecast; needed one numeric column a model.")
     return table
-
-def write_table(
-    table:pd.DataFrame, # Any table
-    path:str|Path, # A CSV file
-)->None: # The file is there whole, or not at all
-    "Write a table as CSV, atomically."
-    handle,partial = tempfile.mkstemp(dir=Path(path).parent, suffix='.partial')
-    os.close(handle)
-    table.to_csv(partial)
-    os.replace(partial, path)
 
 # %% ../nbs/33_study.ipynb #bf175f79
 def find_leaks(

@@ -26,9 +26,9 @@ def market_data():
 
 @pytest.fixture(scope="session")
 def stocks():
-    "Daily bars of the embedded sample from 2009 on, by (symbol, time)."
+    "Daily bars of the embedded sample from 2008 on, by (symbol, time)."
     bars = load_sample("stocks")
-    return bars[bars.index.get_level_values("time") >= "2009-01-01"]
+    return bars[bars.index.get_level_values("time") >= "2008-01-01"]
 
 
 @pytest.fixture(scope="session")

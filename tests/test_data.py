@@ -165,7 +165,7 @@ def test_one_asset_keeps_its_name(tmp_path):
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     bars, path = load_sample("stocks").loc[["FB"]], tmp_path/"bars.csv"
     write_bars(bars.iloc[:5], path); before = path.read_bytes()
-    with pytest.raises(BarsError, match="cannot be written"): write_bars(bars, tmp_path/"nowhere"/"bars.csv")
+    with pytest.raises(MetavolError, match="cannot be written"): write_bars(bars, tmp_path/"nowhere"/"bars.csv")
     with pytest.raises(BarsError, match="save the table as"): write_bars(bars, tmp_path/"bars.txt")
     with pytest.raises(BarsError, match="missing"): write_bars(bars.assign(close=np.nan), path)
     def full(*_): raise OSError(28, "No space left on device")
