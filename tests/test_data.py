@@ -170,7 +170,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     with pytest.raises(BarsError, match="missing"): write_bars(bars.assign(close=np.nan), path)
     def full(*_): raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(BarsError, match="No space left"): write_bars(bars, path)
+    with pytest.raises(MetavolError, match="No space left"): write_bars(bars, path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["bars.csv"]
 
 

@@ -12,8 +12,8 @@ from arch.univariate import GARCH, ZeroMean
 from bidask import edge
 
 from metavol.bars import PRICES
-from metavol.classical import FEW_SHOT_LAGS, Ewma, Garch, Har, Historical
-from metavol.features import FEATURES, bollinger_width, check_causal, compute_features, rsi, spread_estimate
+from metavol.classical import FEW_SHOT_LAGS, Ewma, Garch, Har, Historical, support_rows
+from metavol.features import bollinger_width, check_causal, compute_features, rsi, spread_estimate
 from metavol.maml import MAMLVolatility, adapt, adapt_tasks, constant_rates, load_tensors, meta_loss, task_loss
 from metavol.network import seeded_network, volatility_loss
 from metavol.neural import Network
@@ -141,7 +141,7 @@ SPLIT, END = "2010-04-15", "2010-07-15" # `check_causal` cuts `four` between the
 def ask(entrants, windows):
     "Forecasts of an asset nobody was trained on; not `realized`, which is the future by definition."
     asked = asked_between(windows[windows.symbol == TESTED], SPLIT, END)
-    return walk_forward(entrants, asked, refit_every=25, progress=False).drop(columns="realized")
+    return walk_forward(entrants, asked, refit_every=4, progress=False).drop(columns="realized")
 
 
 def train_and_forecast(bars):
@@ -284,7 +284,8 @@ def test_garch_is_the_conditional_variance_of_arch(windows, asymmetric):
     task = forecast_tasks(windows[windows.symbol == TESTED])[-1]
     fit = Garch(asymmetric).adapt(task.support).fit
     parameters = [fit.omega, fit.alpha, *([fit.gamma] if asymmetric else []), fit.beta]
-    returns = windows.history.features[task.support.origin.min() - 59:task.support.origin.max() + 6, 0]
+    first, last = support_rows(task.support)
+    returns = windows.history.features[first:last + 1, 0]
     theirs = ZeroMean(returns, volatility=GARCH(1, int(asymmetric), 1), rescale=False).fix(parameters).conditional_volatility**2
     ours = garch_variance(returns, fit.omega, fit.alpha, fit.beta, fit.gamma, start=fit.start)
     np.testing.assert_allclose(ours[:-1], theirs, rtol=1e-10)
@@ -334,7 +335,7 @@ def test_a_run_killed_three_times_ends_with_the_same_bits(windows, tmp_path):
         process = multiprocessing.get_context("fork").Process(target=long_run, args=(*job, path))
         process.start()
         while not path.exists(): time.sleep(0.001)
-        time.sleep(rng.uniform(0, duration/4))
+        time.sleep(rng.uniform(0, duration/8))
         process.kill(); process.join()
         assert process.exitcode == -signal.SIGKILL
         reached.append(load_tensors(path, "meta-training")[1]["update"])
