@@ -8,8 +8,8 @@ __all__ = ['CHAPTERS']
 # %% ../nbs/api/package.ipynb #ef7457b1
 from importlib import import_module
 
-# %% ../nbs/api/package.ipynb #3def8731
-__version__ = '0.1.0'
+# %% ../nbs/api/package.ipynb #3ff06a35
+__version__ = "0.1.0"
 CHAPTERS = { # Public names, by the chapter that explains them
     'figures': ['COLORS', 'model_color'],
     'bars': ['BAR_COLUMNS', 'BarsError', 'HistoryError', 'MetavolError', 'adjust_bars', 'as_panel', 'by_asset', 'check_bars'],
@@ -24,7 +24,7 @@ CHAPTERS = { # Public names, by the chapter that explains them
     'classical': ['Ewma', 'Garch', 'Har', 'Historical'],
     'neural': ['Network'],
     'scoring': ['diebold_mariano', 'noise_floor', 'qlike', 'score'],
-    'walk_forward': ['Entrant', 'walk_forward'],
+    'walk_forward': ['Entrant'],
     'sizing': ['SizingSpec', 'target_weights'],
     'backtest': ['Backtest', 'CostSpec', 'run_backtest'],
     'study': ['SAMPLE_STUDIES', 'Study', 'StudySpec', 'find_leaks', 'run_study', 'save_study'],

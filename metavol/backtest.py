@@ -7,7 +7,7 @@ __all__ = ['BacktestError', 'CostSpec', 'ratio', 'performance', 'check_calendar'
            'pivot_closes', 'hold_forecasts', 'trade', 'Backtest', 'period_returns', 'plot_backtest', 'cost_rates',
            'make_ledger', 'trading_metrics', 'run_backtest', 'keep_books']
 
-# %% ../nbs/31_backtest.ipynb #59f60f8b
+# %% ../nbs/31_backtest.ipynb #e22a0a5e
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
 
@@ -15,12 +15,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .bars import MetavolError, as_panel, check_bars
+from .bars import MetavolError, as_panel, check_bars, check_type
 from .figures import COLORS
 from .scoring import ForecastError
 from .sizing import SizingSpec, check_horizon_forecasts, size_positions
 
-# %% ../nbs/31_backtest.ipynb #5b316561
+# %% ../nbs/31_backtest.ipynb #514ccce3
 class BacktestError(MetavolError):
     "A backtest that cannot be run as asked."
 
@@ -32,7 +32,8 @@ class CostSpec:
     half_spread:float|pd.Series=field(default=0.0, compare=False) # Half the bid-ask spread, decimal: a number, or by bar and (symbol, time)
     def __post_init__(self):
         for name in ('commission_bps', 'slippage_bps', 'half_spread'):
-            values = np.asarray(getattr(self, name), dtype='float64')
+            try: values = np.asarray(getattr(self, name), dtype='float64')
+            except (TypeError, ValueError): values = np.array(np.nan)
             if not (np.isfinite(values) & (values >= 0)).all():
                 raise BacktestError(f"{name}={getattr(self, name)}: needed finite numbers, zero or more.")
 
@@ -274,7 +275,7 @@ def run_backtest(
     window = slice(rows[0], rows[-1] + 1)
     return keep_books(closes.iloc[window], sigma[window], account_open[window], sizing, costs, bars_per_year, float(capital))
 
-# %% ../nbs/31_backtest.ipynb #9c2cc71b
+# %% ../nbs/31_backtest.ipynb #68c6e0d4
 def keep_books(
     closes:pd.DataFrame, # Close by time and symbol, from the first forecast to the last exit
     sigma:np.ndarray, # (times, assets) volatility per bar in force, NaN where none is
@@ -285,6 +286,7 @@ def keep_books(
     capital:float, # Money at the start
 )->Backtest: # Ledger, equity and summary
     "Trade the window and write everything down."
+    check_type(costs, CostSpec, 'costs', 'a CostSpec')
     moves = closes.ffill().pct_change(fill_method=None).fillna(0.).to_numpy()
     tradable = closes.notna().to_numpy() & account_open
     book = trade(moves, size_positions(sigma, sizing), tradable, cost_rates(costs, closes, account_open), sizing.no_trade_band, capital)

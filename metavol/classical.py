@@ -8,7 +8,7 @@ __all__ = ['SMALLEST', 'FALLBACK', 'LEAST_RETURNS', 'LARGEST_PERSISTENCE', 'DIST
            'support_rows', 'garch_returns', 'filter_rows', 'garch_forecast', 'Garch', 'har_regressors', 'every_origin',
            'HarFit', 'least_squares', 'Har']
 
-# %% ../nbs/20_classical.ipynb #18c2ad51
+# %% ../nbs/20_classical.ipynb #4052d7b5
 import warnings
 from dataclasses import dataclass, replace
 
@@ -17,28 +17,32 @@ from arch.univariate import GARCH, Normal, StudentsT, ZeroMean
 from statsmodels.regression.linear_model import OLS
 from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 
-from .bars import HistoryError, MetavolError
+from .bars import HistoryError, MetavolError, check_number
 from .features import FEATURES
 from .processes import garch_horizon_variance, garch_variance
-from .tasks import Windows
+from .tasks import Windows, check_windows
 
-# %% ../nbs/20_classical.ipynb #44f4097c
+# %% ../nbs/20_classical.ipynb #b4f278c1
 def last_returns(
     windows:Windows, # n origins
     n_bars:int, # How many bars, ending at each origin; at most the lookback
 )->np.ndarray: # (n, n_bars) log returns, decimal, oldest first
     "The returns each origin may look at, without touching the other features."
+    check_windows(windows)
+    check_number(n_bars, 'n_bars', whole=True)
     lookback = windows.history.spec.lookback
     if not 1 <= n_bars <= lookback:
         raise HistoryError(f"n_bars={n_bars}: a window shows {lookback} bars; ask for 1 to {lookback}, or cut windows with a longer TaskSpec.lookback.")
     return np.lib.stride_tricks.sliding_window_view(windows.history.features[:, 0], n_bars)[windows.origin - n_bars + 1]
 
-# %% ../nbs/20_classical.ipynb #fa896021
+# %% ../nbs/20_classical.ipynb #58135dc6
 def trailing_volatility(
     windows:Windows, # n origins
     n_bars:int, # Bars to look back, at most the lookback
 )->np.ndarray: # (n,) volatility per bar, decimal
     "Root mean square of the last `n_bars` returns, from the features where they hold it."
+    check_windows(windows)
+    check_number(n_bars, 'n_bars', whole=True)
     name,lookback = f'rv_{n_bars}',windows.history.spec.lookback
     if n_bars == lookback: return windows.scale
     if name in FEATURES and n_bars < lookback: return windows.history.features[windows.origin, FEATURES.index(name)]/np.sqrt(n_bars)
@@ -48,7 +52,7 @@ def trailing_volatility(
 # %% ../nbs/20_classical.ipynb #dec61342
 SMALLEST = .01 # A forecast is at least this share of the volatility of the lookback
 
-# %% ../nbs/20_classical.ipynb #3387beb9
+# %% ../nbs/20_classical.ipynb #041b6dc7
 @dataclass(frozen=True)
 class Historical:
     "Volatility of the last `n_bars`, scaled to the horizon."
@@ -62,20 +66,22 @@ class Historical:
         query:Windows, # n origins
     )->np.ndarray: # (n,) volatility over the horizon, decimal
         "The recent past, continued."
-        sigma_hat = trailing_volatility(query, self.n_bars)*np.sqrt(query.history.spec.horizon)
+        sigma_hat = trailing_volatility(query, self.n_bars)
+        sigma_hat = sigma_hat*np.sqrt(query.history.spec.horizon)
         return np.maximum(sigma_hat, SMALLEST*query.unit)
 
-# %% ../nbs/20_classical.ipynb #b80f3b68
+# %% ../nbs/20_classical.ipynb #bc0de5e6
 def ewma_weights(
     decay:float, # Share of the weight that survives a bar, between 0 and 1
     n_bars:int, # Bars to weigh
 )->np.ndarray: # (n_bars,) oldest first; they sum to one
     "Exponentially fading weights."
+    check_number(decay, 'decay')
     if not 0 < decay < 1: raise MetavolError(f"decay={decay}: needed a number between 0 and 1; 0.94 is the standard for daily returns.")
     weights = decay**np.arange(n_bars - 1, -1, -1)
     return weights/weights.sum()
 
-# %% ../nbs/20_classical.ipynb #66477e58
+# %% ../nbs/20_classical.ipynb #fbb78803
 @dataclass(frozen=True)
 class Ewma:
     "Exponentially weighted mean of squared returns over the lookback (RiskMetrics, 1996)."
@@ -89,6 +95,7 @@ class Ewma:
         query:Windows, # n origins
     )->np.ndarray: # (n,) volatility over the horizon, decimal
         "The same variance for every bar of the horizon."
+        check_windows(query)
         spec = query.history.spec
         returns = last_returns(query, spec.lookback)
         variance = np.einsum('ij,ij,j->i', returns, returns, ewma_weights(self.decay, spec.lookback))
@@ -144,11 +151,12 @@ def estimate_garch(
     start = omega*mean_square + (alpha + beta + gamma/2)*model.volatility.backcast(returns)
     return float(start), float(omega*mean_square), alpha, beta, gamma, converged
 
-# %% ../nbs/20_classical.ipynb #ad5ad9e8
+# %% ../nbs/20_classical.ipynb #b261f0ba
 def support_rows(
     support:Windows, # Labelled windows of one asset or many
 )->tuple[int, int]: # First row the support looks back on, and the last row its labels reach
     "The rows that a support shows, after checking that it has any and that all its labels are known."
+    check_windows(support)
     if not len(support): raise HistoryError("the support is empty; a model needs at least one labelled window to adapt on.")
     if np.isnan(support.y).any():
         late = support[np.isnan(support.y)]

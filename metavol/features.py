@@ -100,7 +100,7 @@ def wreck_future(
     wrecked.iloc[late, bars.columns.get_loc('volume')] *= 3
     return wrecked
 
-# %% ../nbs/05_features.ipynb #032eb522
+# %% ../nbs/05_features.ipynb #ac3316ec
 def check_causal(
     function:Callable, # Takes bars, returns a table or series whose last index level is the time at which a row was known
     bars:pd.DataFrame, # Bars of one asset or many
@@ -112,6 +112,7 @@ def check_causal(
     times = bars.index.get_level_values(-1).unique().sort_values()
     for cut in times[np.linspace(.6*len(times), len(times) - 2, n_cuts).astype(int)]:
         known = before[before.index.get_level_values(-1) <= cut]
+        assert len(known), f"nothing is said of the past up to {cut}, so nothing is checked; begin earlier or give more bars"
         late = bars.index.get_level_values(-1) > cut
         for change,table in {'changing': wreck_future(bars, cut), 'deleting': bars[~late]}.items():
             after = pd.DataFrame(function(table)).reindex(known.index)

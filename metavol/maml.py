@@ -6,7 +6,7 @@
 __all__ = ['constant_rates', 'adapt', 'task_loss', 'adapt_tasks', 'predict_tasks', 'meta_loss', 'save_tensors', 'load_tensors',
            'MAMLVolatility', 'inner_update', 'meta_train_step', 'adapt_and_predict', 'save', 'load']
 
-# %% ../nbs/12_maml.ipynb #55be4534
+# %% ../nbs/12_maml.ipynb #beb4c4b5
 import json
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from .bars import MetavolError
+from .bars import MetavolError, check_type
 from .data import write_whole
 from .features import FEATURES
 from .network import Standardizer, VolatilityNet, fit_standardizer, volatility_loss
@@ -97,7 +97,7 @@ def meta_loss(
     adapted = adapt_tasks(net, params, support_x, support_y, rates, inner_steps)
     return volatility_loss(predict_tasks(net, adapted, query_x), query_y)
 
-# %% ../nbs/12_maml.ipynb #14c7dd96
+# %% ../nbs/12_maml.ipynb #2f2cc0fe
 def save_tensors(
     path:str|Path, # Where to write, usually `*.safetensors`
     tensors:dict[str, Tensor], # What to keep
@@ -112,12 +112,13 @@ def load_tensors(
     kind:str, # What `about['kind']` must say
 )->tuple[dict[str, Tensor], dict]: # Tensors, and their description
     "Read tensors and their description; raises `MetavolError` for a file of another kind or a damaged one."
+    check_type(path, str | Path, 'path', 'the name of a model file')
     try:
         with safe_open(path, 'pt') as file:
             about = json.loads((file.metadata() or {}).get('about', '{}'))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, FileNotFoundError, IsADirectoryError) as error:
-        raise MetavolError(f"{path}: no readable model file ({error}); save one with .save(path), or copy it again.") from error
+    except (SafetensorError, OSError) as error:
+        raise MetavolError(f"{path}: no readable model file ({error}); needed a file that was saved by this package. Save it again, or copy it again.") from error
     if about.get('kind') != kind: raise MetavolError(f"{path}: holds {about.get('kind', 'something else')!r}, needed {kind!r}.")
     if about.get('features') != list(FEATURES): raise MetavolError(f"{path}: was trained on other features than this version computes; train it again.")
     return tensors, about
@@ -146,13 +147,14 @@ class MAMLVolatility:
     @property
     def params(self): return dict(self.model.named_parameters())
 
-# %% ../nbs/12_maml.ipynb #61a5a004
+# %% ../nbs/12_maml.ipynb #8267dd5d
 def _measure(x, y=None): # Raw windows (..., lookback, 11) and decimal labels -> inputs, labels in units of scale, unit
     x = np.asarray(x, dtype='float64')
     if x.ndim < 3 or x.shape[-1] != len(FEATURES):
         raise MetavolError(f"got windows of shape {x.shape}; needed (n, lookback, {len(FEATURES)}) raw features, as create_tasks cuts them.")
+    if not x.size: raise MetavolError("no windows at all; needed at least one to adapt on and one to predict.")
     if not np.isfinite(x).all(): raise MetavolError("a window holds NaN or infinity; compute it with compute_features(bars).")
-    inputs,unit = window_inputs(x)
+    with np.errstate(divide='ignore', invalid='ignore'): inputs,unit = window_inputs(x)
     if (unit <= 0).any(): raise MetavolError("a window holds no price movement at all, so there is no volatility to scale with; leave it out.")
     return inputs, None if y is None else _labels(y, unit), unit
 
@@ -162,7 +164,7 @@ def _labels(y, unit): # Decimal labels -> labels in units of scale
     if not (np.isfinite(y) & (y >= 0)).all(): raise MetavolError("a label is NaN, infinite or negative; volatility is a finite number, zero or more.")
     return y/unit
 
-# %% ../nbs/12_maml.ipynb #6f2348e5
+# %% ../nbs/12_maml.ipynb #16d88d1e
 def inner_update(self:MAMLVolatility, support_x, support_y):
     "Adapted parameters θ′ for one task: `support_x` (n, lookback, 11) raw, `support_y` (n,) decimal."
     inputs,labels,_ = _measure(support_x, support_y)
@@ -172,6 +174,7 @@ def inner_update(self:MAMLVolatility, support_x, support_y):
 def meta_train_step(self:MAMLVolatility, tasks)->float:
     "One Adam step on the mean query loss of `tasks`, a list of (support_x, support_y, query_x, query_y); returns that loss."
     if not len(tasks): raise MetavolError("no tasks in this batch; needed at least one, from create_tasks(features).")
+    if {len(task) for task in tasks} != {4}: raise MetavolError("a task is not (support_x, support_y, query_x, query_y); cut tasks with create_tasks(features).")
     if len({tuple(np.shape(part) for part in task) for task in tasks}) > 1: raise MetavolError("tasks of different shapes in one batch; cut them with the same settings.")
     support_x,support_y,query_x,query_y = (np.stack([np.asarray(part) for part in parts]) for parts in zip(*tasks))
     (support_x,support_y,_),(query_x,query_y,_) = _measure(support_x, support_y),_measure(query_x, query_y)

@@ -172,7 +172,7 @@ def laplace_floor(
     transform = np.exp(-np.outer(u, z**2)) @ (2*step*z*density(z))
     return float(np.log(horizon) + step*(transform**horizon - np.exp(-u)).sum())
 
-# %% ../nbs/22_scoring.ipynb #96e90d93
+# %% ../nbs/22_scoring.ipynb #7206cb27
 def date_differences(
     forecasts:pd.DataFrame, # Index (symbol, time); columns `realized`, `current` and one per model
     model:str, # The column under test
@@ -180,6 +180,7 @@ def date_differences(
     loss:str='qlike', # One of `LOSSES`
 )->pd.Series: # By time: loss of the model minus loss of the benchmark, averaged over the assets of each date
     "How much more than its benchmark a model lost on each date."
+    forecasts = check_forecasts(forecasts)
     for name in (model, benchmark):
         if name not in forecasts.columns or name in OUTCOMES:
             raise ForecastError(f"{name!r} is not a model of this table; choose from {', '.join(model_names(forecasts))}.")

@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['SizingSpec', 'size_positions', 'check_horizon_forecasts', 'target_weights']
 
-# %% ../nbs/30_sizing.ipynb #4b34779f
+# %% ../nbs/30_sizing.ipynb #c6c1a4d7
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from math import sqrt
 
 import numpy as np
 import pandas as pd
 
-from .bars import MetavolError, as_panel, check_index
+from .bars import MetavolError, as_panel, check_index, check_number, check_type
 from .scoring import ForecastError, check_sigma_hat
 
-# %% ../nbs/30_sizing.ipynb #ff4a6149
+# %% ../nbs/30_sizing.ipynb #1abd13d6
 @dataclass(frozen=True)
 class SizingSpec:
     "How a forecast of volatility becomes a position, long only."
@@ -26,20 +26,19 @@ class SizingSpec:
     max_gross:float=1.0 # Largest sum of shares; above 1 money is borrowed
     def __post_init__(self):
         for name in self.__dataclass_fields__:
-            value = getattr(self, name)
-            if not (isfinite(value) and value >= 0):
-                raise MetavolError(f"{name}={value}: needed a finite share, zero or more; 0.02 is 2 %.")
+            check_number(getattr(self, name), name)
         if not self.target_risk or not self.max_gross:
             raise MetavolError(f"target_risk={self.target_risk}, max_gross={self.max_gross}: nothing could ever be held; both must be above zero.")
         if not self.min_weight <= self.max_weight:
             raise MetavolError(f"min_weight={self.min_weight} is above max_weight={self.max_weight}; exchange them.")
 
-# %% ../nbs/30_sizing.ipynb #1b4fb6d7
+# %% ../nbs/30_sizing.ipynb #f98e6c66
 def size_positions(
     sigma:np.ndarray, # (times, assets) forecast volatility per bar, decimal; NaN where an asset has no forecast
     spec:SizingSpec=SizingSpec(), # Budget and limits
 )->np.ndarray: # (times, assets) target share of capital; 0 where there is no forecast
     "Share the risk budget equally, divide by volatility, then apply the limits."
+    check_type(spec, SizingSpec, 'sizing', 'a SizingSpec')
     count = np.maximum((~np.isnan(sigma)).sum(axis=1, keepdims=True), 1)
     floor = np.minimum(spec.min_weight, spec.max_gross/count)
     weights = np.nan_to_num(np.clip(spec.target_risk/count/sigma, floor, spec.max_weight))

@@ -7,7 +7,7 @@ __all__ = ['SAMPLE_STUDIES', 'StudySpec', 'train_meta', 'enter', 'league_table',
            'trade_all', 'plot_league', 'plot_forecasts', 'plot_differences', 'plot_equity', 'prepare_folder',
            'study_report', 'save_study', 'read_forecasts', 'find_leaks']
 
-# %% ../nbs/33_study.ipynb #c500f8e2
+# %% ../nbs/33_study.ipynb #5e0c7eb8
 import json
 import platform
 import tempfile
@@ -22,7 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .backtest import Backtest, CostSpec, run_backtest
-from .bars import HistoryError, MetavolError, as_panel
+from .bars import HistoryError, MetavolError, as_panel, check_bars, check_number, check_type
 from .classical import FEW_SHOT_LAGS, Ewma, Garch, Har, Historical
 from .data import data_hash, read_table, write_whole
 from .features import WARM_UP, check_causal, compute_features
@@ -35,7 +35,7 @@ from .tasks import DAILY, HOURLY, TaskSpec, Windows, asked_between, asset_tasks,
 from .training import MetaVol, PooledSpec, TrainingSpec, combine, meta_train, save_model, split_validation
 from .walk_forward import Entrant, walk_forward
 
-# %% ../nbs/33_study.ipynb #87fa981c
+# %% ../nbs/33_study.ipynb #2fdf75a9
 @dataclass(frozen=True)
 class StudySpec:
     "Who is trained on, who is tested, from when on, and with which seeds."
@@ -55,6 +55,9 @@ class StudySpec:
     def __post_init__(self):
         both = sorted(set(self.train) & set(self.test))
         if both: raise MetavolError(f"{', '.join(both[:5])} would be trained on and tested; the claim is about assets never trained on, so choose disjoint symbols.")
+        for name in ('every', 'refit_every'): check_number(getattr(self, name), name, least=1, whole=True)
+        check_type(self.split, str, 'split', 'a date such as 2018-01-01, as text')
+        if not self.seeds: raise MetavolError("seeds=(): needed at least one seed, for instance (0, 1, 2).")
         if not self.train or not self.test: raise MetavolError(f"{len(self.train)} symbols to train on and {len(self.test)} to test; both are needed.")
         try: pd.Timestamp(self.split)
         except ValueError as error: raise MetavolError(f"split={self.split!r} is not a date; write it as 2018-01-01.") from error
@@ -142,7 +145,7 @@ def study_windows(
     if missing: raise MetavolError(f"no bars of {', '.join(missing[:5])}; the bars hold {', '.join(there[:8])}{', ...' if len(there) > 8 else ''}.")
     return make_windows(compute_features(panel[panel.index.get_level_values(0).isin(symbols)]), spec.task)
 
-# %% ../nbs/33_study.ipynb #05648087
+# %% ../nbs/33_study.ipynb #c6d7001a
 def run_study(
     train_bars:pd.DataFrame, # Bars that hold the training symbols
     test_bars:pd.DataFrame, # Bars that hold the test symbols; may be the same table
@@ -150,6 +153,8 @@ def run_study(
     progress:bool=True, # Show progress bars?
 )->Study: # League table, forecasts, backtests and the trained model
     "Train before the split, forecast unseen assets after it, score and trade; the same seed gives the same bits."
+    check_type(spec, StudySpec, 'spec', "a StudySpec, for instance SAMPLE_STUDIES['stocks']")
+    train_bars,test_bars = check_bars(train_bars, 'training bars'),check_bars(test_bars, 'test bars')
     training = known_at(labelled(study_windows(train_bars, spec.train, spec)), pd.Timestamp(spec.split) - pd.Timedelta('1us'))
     asked = labelled(asked_between(study_windows(test_bars, spec.test, spec), spec.split))
     _check_split(training, asked, spec)

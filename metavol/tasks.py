@@ -4,22 +4,22 @@
 
 # %% auto #0
 __all__ = ['DAILY', 'HOURLY', 'REGIMES', 'TaskSpec', 'window_scale', 'scale_free', 'window_inputs', 'History', 'Windows',
-           'labelled', 'known_at', 'asked_between', 'make_windows', 'Task', 'check_leak', 'Tasks', 'TaskBatch',
-           'stack_tasks', 'asset_tasks', 'regimes', 'regime_tasks', 'window_tasks', 'cross_market_tasks',
+           'check_windows', 'labelled', 'known_at', 'asked_between', 'make_windows', 'Task', 'check_leak', 'Tasks',
+           'TaskBatch', 'stack_tasks', 'asset_tasks', 'regimes', 'regime_tasks', 'window_tasks', 'cross_market_tasks',
            'forecast_tasks', 'create_tasks']
 
-# %% ../nbs/10_tasks.ipynb #be847afb
+# %% ../nbs/10_tasks.ipynb #87d7bb18
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from .bars import BarsError, HistoryError, MetavolError, as_panel, check_index, describe_row
+from .bars import BarsError, HistoryError, MetavolError, as_numbers, as_panel, check_index, check_number, check_type, describe_row, refuse
 from .features import FEATURES, WARM_UP
 from .volatility import forward_volatility
 
-# %% ../nbs/10_tasks.ipynb #1014f6c3
+# %% ../nbs/10_tasks.ipynb #03e8f3d9
 @dataclass(frozen=True)
 class TaskSpec:
     "How one forecasting task is cut from a history of bars."
@@ -29,9 +29,7 @@ class TaskSpec:
     n_query:int=5 # Later windows it is scored on
     stride:int=5 # Bars between one origin and the next
     def __post_init__(self):
-        for name,value in vars(self).items():
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise MetavolError(f"{name}={value!r} must be a whole number, at least 1.")
+        for name,value in vars(self).items(): check_number(value, name, least=1, whole=True)
         if self.stride < self.horizon:
             raise MetavolError(f"stride={self.stride} is shorter than horizon={self.horizon}: the last support label "
                                "would run past the first query origin and leak its answer. Use stride >= horizon.")
@@ -130,7 +128,13 @@ class Windows:
         row = np.minimum(self.origin + self.history.spec.horizon, len(self.history.time) - 1)
         return np.where(np.isnan(self.y), np.datetime64('NaT'), self.history.time[row])
 
-# %% ../nbs/10_tasks.ipynb #633065d3
+# %% ../nbs/10_tasks.ipynb #cd47b1b1
+def check_windows(
+    windows, # What came in
+)->None: # Nothing; raises `MetavolError` for anything but windows
+    "Demand `Windows`."
+    check_type(windows, Windows, 'windows', 'Windows, from make_windows(compute_features(bars))')
+
 def _day(time): return np.datetime_as_string(time, 'D')
 
 def _take(
@@ -171,30 +175,40 @@ def _moment(time):
     time = pd.Timestamp(time)
     return (time.tz_convert('UTC').tz_localize(None) if time.tz is not None else time).to_datetime64()
 
-# %% ../nbs/10_tasks.ipynb #14c2449b
+# %% ../nbs/10_tasks.ipynb #6f05ff30
 def make_windows(
     features:pd.DataFrame, # From `compute_features`, one asset or many
     spec:TaskSpec=DAILY, # Lookback and horizon
     markets:dict[str, str]|None=None, # Market of each symbol; by default `features.attrs['market']` for all
 )->Windows: # Every origin with a full lookback, the last `horizon` of each asset without a label
     "Lay all assets in one array and find every origin in it; raises `HistoryError`, `BarsError`."
-    missing = [name for name in FEATURES if name not in features.columns]
-    if missing: raise BarsError(f"features: no column {', '.join(missing)}; use compute_features(bars).")
-    panel = as_panel(features)[list(FEATURES)]
-    index = check_index(panel, 'features')
+    check_type(spec, TaskSpec, 'spec', 'a TaskSpec such as DAILY')
+    index,values = _check_features(features)
     codes,symbols = pd.factorize(index.get_level_values(0))
     _check_lengths(codes, symbols, index, spec)
-    values = np.ascontiguousarray(panel.to_numpy('float64'))
     realized = forward_volatility(pd.Series(values[:, 0], index), spec.horizon).to_numpy()
-    market = (features.attrs.get('market', 'market') if markets is None else markets)
-    history = History(spec, tuple(map(str, symbols)), tuple(market if isinstance(market, str) else market[s] for s in symbols), codes,
+    if markets is None: markets = dict.fromkeys(symbols, features.attrs.get('market', 'market'))
+    homeless = [symbol for symbol in symbols if symbol not in markets]
+    if homeless: raise MetavolError(f"markets: no market of {', '.join(homeless[:5])}; give one for every symbol.")
+    history = History(spec, tuple(map(str, symbols)), tuple(markets[symbol] for symbol in symbols), codes,
                       index.get_level_values(1).tz_localize(None).to_numpy(copy=True), values, *_measure(values, codes, spec.lookback), realized)
     still = np.flatnonzero(history.scale == 0)
     if len(still):
         raise BarsError(f"{describe_row(index, still[0])}: the price did not move for {spec.lookback} bars, so there is no volatility to scale with; leave these bars out.")
     return Windows(history, np.flatnonzero(~np.isnan(history.scale)))
 
-# %% ../nbs/10_tasks.ipynb #69bed707
+# %% ../nbs/10_tasks.ipynb #7d2e7b22
+def _check_features(features): # Index (symbol, time) and values (n_rows, 11) of a valid table of features, or a `BarsError`
+    check_type(features, pd.DataFrame, 'features', 'a pandas DataFrame; use compute_features(bars)')
+    missing = [name for name in FEATURES if name not in features.columns]
+    if missing: raise BarsError(f"features: no column {', '.join(missing)}; use compute_features(bars).")
+    if not len(features): raise BarsError("features: the table is empty; needed compute_features(bars) of at least one asset.")
+    panel = as_panel(features)[list(FEATURES)]
+    index = check_index(panel, 'features')
+    values = np.ascontiguousarray(as_numbers(panel, 'features').to_numpy())
+    refuse(~np.isfinite(values).all(1), index, "a feature is missing or infinite; use compute_features(bars) on bars without gaps.", 'features')
+    return index, values
+
 def _measure(
     values:np.ndarray, # (n_rows, 11) raw features of all assets
     codes:np.ndarray, # (n_rows,) number of the asset
@@ -266,7 +280,7 @@ class Tasks(Sequence):
         return (f"Tasks ({self.kind}): {len(self):,} tasks of {self.support.shape[1]} support and {self.query.shape[1]} query windows, "
                 f"{len(np.unique(self.history.asset[self.query]))} assets, {_day(time[self.support].min())} to {_day(time[self.query].max())}")
 
-# %% ../nbs/10_tasks.ipynb #1b60076e
+# %% ../nbs/10_tasks.ipynb #af0895c5
 @dataclass(frozen=True, eq=False)
 class TaskBatch:
     "Tasks stacked along a first axis, as a network takes them."
@@ -280,15 +294,17 @@ def stack_tasks(
     tasks:Tasks, # Tasks of one history
 )->TaskBatch: # Their inputs and labels, stacked
     "Look up the inputs and labels of many tasks at once."
+    check_type(tasks, Tasks, 'tasks', 'Tasks, from asset_tasks(windows) or its sisters')
     support,query = Windows(tasks.history, tasks.support),Windows(tasks.history, tasks.query)
     return TaskBatch(support.inputs, support.ratio, query.inputs, query.ratio, query.unit)
 
-# %% ../nbs/10_tasks.ipynb #5f303c51
+# %% ../nbs/10_tasks.ipynb #008e79a0
 def asset_tasks(
     windows:Windows, # Labelled windows to cut from
     step:int|None=None, # Bars between the starts of two tasks; by default n_query*stride
 )->Tasks: # Ordered by asset and time
     "Consecutive windows of one asset: first support, then query."
+    check_windows(windows)
     spec,rows = windows.history.spec,_member(windows)
     n = spec.n_support + spec.n_query
     first = windows.history.start[windows.history.asset]
@@ -306,7 +322,7 @@ def _tasks(windows, rows, kind): # Keep candidate tasks (n, n_support + n_query)
     rows = rows[member[rows].all(1) & (asset[rows[:, 0]] == asset[rows[:, -1]])]
     return Tasks(windows.history, *np.split(rows, [windows.history.spec.n_support], axis=1), kind)
 
-# %% ../nbs/10_tasks.ipynb #60c574da
+# %% ../nbs/10_tasks.ipynb #f2eefc50
 REGIMES = ('calm', 'normal', 'turbulent')
 
 def regimes(
@@ -323,6 +339,7 @@ def regime_tasks(
     step:int|None=None, # Windows between the starts of two tasks; by default n_query
 )->Tasks: # Ordered by asset, regime and time
     "Windows of one asset that share a volatility regime, in order of time, perhaps with gaps."
+    check_windows(windows)
     spec,history = windows.history.spec,windows.history
     member,regime = _member(windows),regimes(history)
     on_grid = member & ((np.arange(len(member)) - history.start[history.asset]) % spec.stride == 0)
@@ -334,7 +351,7 @@ def regime_tasks(
                 found.append(np.lib.stride_tricks.sliding_window_view(rows, found[0].shape[1])[::step or spec.n_query])
     return _tasks(windows, np.concatenate(found), 'regime')
 
-# %% ../nbs/10_tasks.ipynb #05f33da7
+# %% ../nbs/10_tasks.ipynb #0eeffc13
 def _row_table(windows): # Times (n_times,) and a table (n_times, n_assets) of rows, -1 where an asset has no labelled window
     rows = np.flatnonzero(_member(windows))
     time,position = np.unique(windows.history.time[rows], return_inverse=True)
@@ -348,48 +365,56 @@ def window_tasks(
     step:int|None=None, # Bars of the calendar between the starts of two tasks; by default n_query*stride
 )->Tasks: # Ordered by time
     "Windows of one stretch of the calendar, each from an asset drawn at random."
+    check_windows(windows)
     spec = windows.history.spec
     _,table = _row_table(windows)
     n = spec.n_support + spec.n_query
     starts = np.arange(0, len(table) - (n - 1)*spec.stride, step or spec.n_query*spec.stride)
     candidates = table[starts[:, None] + spec.stride*np.arange(n)]
-    drawn = np.where(candidates >= 0, rng.random(candidates.shape), -1.).argmax(-1)
+    drawn = _draw(candidates >= 0, rng.random(candidates.shape[:2]))
     rows = np.take_along_axis(candidates, drawn[..., None], -1)[..., 0]
     return _leak_free(windows, rows[:, :spec.n_support], rows[:, spec.n_support:], 'window')
+
+def _draw(possible, lot): # Of the assets that are possible, the one at position lot*count; an asset listed later changes no earlier draw
+    return (possible.cumsum(-1) > np.floor(lot*possible.sum(-1))[..., None]).argmax(-1)
 
 def _leak_free(windows, support, query, kind): # Drop candidates whose support is complete only after the first query
     label = Windows(windows.history, support).label_time
     keep = label.max(-1) <= windows.history.time[query].min(-1) if len(support) else slice(0)
     return Tasks(windows.history, support[keep], query[keep], kind)
 
-# %% ../nbs/10_tasks.ipynb #d979b3f5
+# %% ../nbs/10_tasks.ipynb #1a2e8ac5
 def cross_market_tasks(
     windows:Windows, # Labelled windows of assets from at least two markets
     rng:np.random.Generator, # Draws the asset that is asked
     step:int|None=None, # Bars between the starts of two supports of one asset; by default n_query*stride
 )->Tasks: # Support from one market, query from another
     "Support from an asset of one market, later query windows from an asset of another."
+    check_windows(windows)
     spec,history = windows.history.spec,windows.history
     market,asset = np.array(history.markets),history.asset
     if len(set(market[asset[windows.origin]])) < 2:
-        raise MetavolError(f"all windows are of market {market[0]!r}; cross-market tasks need two. Pass markets={{symbol: market}} to make_windows.")
+        raise MetavolError(f"all windows are of market {str(market[0])!r}; cross-market tasks need two. Pass markets={{symbol: market}} to make_windows.")
     adapting = asset_tasks(windows, step).support
     time,table = _row_table(windows)
     ready = np.searchsorted(time, Windows(history, adapting).label_time.max(-1))
+    by_date = np.argsort(ready, kind='stable')
+    adapting,ready = adapting[by_date],ready[by_date]
     dates = ready[:, None] + spec.stride*np.arange(spec.n_query)
     adapting,dates = adapting[dates[:, -1] < len(time)],dates[dates[:, -1] < len(time)]
     candidates = table[dates] # (n, n_query, n_assets)
     possible = (candidates >= 0).all(1) & (market[asset[adapting[:, 0]]][:, None] != market)
-    drawn = np.where(possible, rng.random(possible.shape), -1.).argmax(-1)
+    drawn = _draw(possible, rng.random(len(possible)))
     query = np.take_along_axis(candidates, drawn[:, None, None], -1)[..., 0]
     keep = possible.any(-1)
     return _leak_free(windows, adapting[keep], query[keep], 'cross-market')
 
-# %% ../nbs/10_tasks.ipynb #338e5d1d
+# %% ../nbs/10_tasks.ipynb #de200c58
 def forecast_tasks(
     query:Windows, # Origins to forecast, labelled or not
 )->Tasks: # One task with one query for each origin that has room for its support; the others are left out
     "For each origin, the latest support whose labels are all known there."
+    check_windows(query)
     history,spec = query.history,query.history.spec
     support = query.origin[:, None] - spec.stride*np.arange(spec.n_support, 0, -1)
     complete = support[:, 0] >= history.start[history.asset[query.origin]] + spec.lookback - 1

@@ -6,7 +6,7 @@
 __all__ = ['split_validation', 'Start', 'PooledSpec', 'one_thread', 'train_network', 'Member', 'MetaVol', 'predict_all',
            'save_model', 'load_model', 'TrainingSpec', 'draw_batch', 'meta_train', 'combine']
 
-# %% ../nbs/13_training.ipynb #7b990a52
+# %% ../nbs/13_training.ipynb #97a21cef
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,19 +21,21 @@ from torch import Tensor
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
-from .bars import MetavolError
+from .bars import HistoryError, MetavolError, check_number, check_type
 from .features import FEATURES
 from .maml import adapt_tasks, constant_rates, load_tensors, meta_loss, predict_tasks, save_tensors
 from .network import Standardizer, VolatilityNet, fit_standardizer, seeded_network, volatility_loss
-from .tasks import TaskBatch, Tasks, TaskSpec, Windows, asked_between, asset_tasks, known_at, labelled, stack_tasks
+from .tasks import TaskBatch, Tasks, TaskSpec, Windows, asked_between, asset_tasks, check_windows, known_at, labelled, stack_tasks
 
-# %% ../nbs/13_training.ipynb #1e2a2235
+# %% ../nbs/13_training.ipynb #81ae4161
 def split_validation(
     windows:Windows, # Labelled windows that may be learned from
     share:float=.2, # Part of the dates to hold out, and of the assets where there are ten or more
 )->tuple[Windows, Windows]: # Windows to train on, whose labels were known before the others were asked; windows to watch
     "Hold out the last dates, and some of the assets, to choose with."
+    check_windows(windows)
     windows = labelled(windows)
+    if not len(windows): raise HistoryError("no labelled windows to learn from; load a longer history.")
     cut = np.sort(np.unique(windows.time))[int((1 - share)*len(np.unique(windows.time)))]
     assets = np.unique(windows.history.asset[windows.origin])
     held = assets[::round(1/share)] if len(assets) >= 10 else assets[:0]
@@ -59,7 +61,7 @@ class Start:
 def _shell(first): # A network of the right shape to run given weights in
     return VolatilityNet(first.shape[1], first.shape[0]).to(first.dtype).requires_grad_(False)
 
-# %% ../nbs/13_training.ipynb #0babd551
+# %% ../nbs/13_training.ipynb #326266e7
 @dataclass(frozen=True)
 class PooledSpec:
     "How the pooled network is trained."
@@ -69,6 +71,9 @@ class PooledSpec:
     weight_decay:float=1e-2 # Of AdamW (Loshchilov & Hutter, 2019)
     validate_every:int=100 # Steps between two looks at the windows held out
     seed:int=0 # Decides first weights and batches
+    def __post_init__(self):
+        for name in ('updates', 'batch', 'validate_every'): check_number(getattr(self, name), name, least=1, whole=True)
+        for name in ('learning_rate', 'weight_decay'): check_number(getattr(self, name), name)
 
 # %% ../nbs/13_training.ipynb #9cf3ba09
 @contextmanager
@@ -79,7 +84,7 @@ def one_thread()->Iterator[None]:
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/13_training.ipynb #6e51b409
+# %% ../nbs/13_training.ipynb #ef7cb1f8
 @one_thread()
 def train_network(
     train:Windows, # Labelled windows to learn from
@@ -89,6 +94,8 @@ def train_network(
     progress:bool=True, # Show a progress bar?
 )->Start: # Weights of the step that did best on `watch`
     "Train one network on the windows of all assets together."
+    check_type(spec, PooledSpec, 'spec', 'a PooledSpec')
+    for windows in (train, watch): _check_labelled(windows)
     net,standardize = seeded_network(spec.seed).to(dtype),fit_standardizer(train.inputs)
     x,y,x_watch,y_watch = _tensors(standardize, dtype, train, watch)
     adam = torch.optim.AdamW(net.parameters(), weight_decay=spec.weight_decay)
@@ -102,6 +109,11 @@ def train_network(
         if not np.isfinite(loss): raise MetavolError(f"the loss became {loss} at step {step}; lower learning_rate={spec.learning_rate}.")
         if loss < best_loss: best,best_loss = {name: p.detach().clone() for name,p in net.named_parameters()},loss
     return Start(best, standardize)
+
+def _check_labelled(windows): # Windows that can be learned from, or a `MetavolError`
+    check_windows(windows)
+    if not len(windows): raise HistoryError("no labelled windows to learn from; load a longer history.")
+    if np.isnan(windows.y).any(): raise MetavolError(f"{np.isnan(windows.y).sum()} windows have no label yet; use labelled(windows), or known_at(windows, time).")
 
 def _tensors(standardize, dtype, *selections): # Inputs and labels of each selection of windows, one after the other
     return [part for windows in selections for part in (standardize(windows.inputs, dtype), torch.as_tensor(windows.ratio, dtype=dtype))]
@@ -190,7 +202,7 @@ def load_model(
 def _named(prefix, tensors): return {f'{prefix}.{name}': t.detach().clone() for name,t in tensors.items()}
 def _under(prefix, tensors): return {name[len(prefix) + 1:]: t for name,t in tensors.items() if name.startswith(prefix + '.')}
 
-# %% ../nbs/13_training.ipynb #8c035c4a
+# %% ../nbs/13_training.ipynb #96fff57a
 @dataclass(frozen=True)
 class TrainingSpec:
     "How a starting point is meta-learned."
@@ -202,6 +214,10 @@ class TrainingSpec:
     max_norm:float=5. # Longest gradient; a longer one is shortened
     validate_every:int=25 # Updates between two looks at the tasks held out
     seed:int=0 # Decides the batches
+    def __post_init__(self):
+        for name in ('updates', 'batch', 'validate_every'): check_number(getattr(self, name), name, least=1, whole=True)
+        check_number(self.inner_steps, 'inner_steps', whole=True)
+        for name in ('outer_lr', 'rate_lr', 'max_norm'): check_number(getattr(self, name), name)
     def rate_of(self, update): return .5*(1 + np.cos(np.pi*update/self.updates)) # Cosine from one to zero
 
 # %% ../nbs/13_training.ipynb #f7d4ed2e
@@ -247,7 +263,7 @@ def _look(run:_Run, watch:TaskBatch, loss:float)->None: # Judge on the tasks hel
     run.rows.append((run.update, loss, watched))
     if watched < run.best_loss: run.best_loss = watched; run.keep_best()
 
-# %% ../nbs/13_training.ipynb #1034ffa1
+# %% ../nbs/13_training.ipynb #dbc2d3ef
 @one_thread()
 def meta_train(
     start:Start, # Where to begin, usually the pooled network
@@ -258,6 +274,9 @@ def meta_train(
     progress:bool=True, # Show a progress bar?
 )->MetaVol: # The starting point and rates of the update that did best on `watch`
     "Learn a starting point and inner rates that do well after adaptation (Finn et al., 2017; Li et al., 2017)."
+    check_type(start, Start, 'start', 'a Start, from train_network(train, watch)')
+    check_type(spec, TrainingSpec, 'spec', 'a TrainingSpec')
+    for tasks in [*kinds, watch]: check_type(tasks, Tasks, 'tasks', 'Tasks, from asset_tasks(windows) or its sisters')
     kinds = [tasks for tasks in kinds if len(tasks)]
     if not kinds or not len(watch): raise MetavolError(f"{sum(map(len, kinds))} tasks to learn from and {len(watch)} to watch; both are needed. Load a longer history.")
     run,held = _Run(start, spec),stack_tasks(watch[np.linspace(0, len(watch) - 1, min(len(watch), 512)).astype(int)])

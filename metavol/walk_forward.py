@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INFORMATION_SETS', 'FITTED', 'Entrant', 'answer_tasks', 'answer_by_asset', 'walk_forward']
 
-# %% ../nbs/23_walk_forward.ipynb #bf74c55e
+# %% ../nbs/23_walk_forward.ipynb #0b410270
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from .bars import HistoryError, MetavolError
+from .bars import HistoryError, MetavolError, check_number
 from .classical import last_returns
 from .tasks import Tasks, Windows, forecast_tasks, known_at, labelled
 from .training import MetaVol, predict_all
@@ -76,7 +76,7 @@ def _answer_asset(model, past, query, refit_every):
         sigma.append(fitted.predict(block)); failed += not getattr(fitted, 'converged', True)
     return np.concatenate(sigma), failed
 
-# %% ../nbs/23_walk_forward.ipynb #945ebdb1
+# %% ../nbs/23_walk_forward.ipynb #c622b6f5
 def walk_forward(
     entrants:Sequence[Entrant], # Who takes part
     query:Windows, # Origins to forecast, labelled or not; those without room for a support are left out for all
@@ -85,6 +85,10 @@ def walk_forward(
     progress:bool=True, # Show a progress bar?
 )->pd.DataFrame: # Index (symbol, time of the origin); columns `realized`, `current` and one a model, decimal over the horizon
     "Ask every model the same question at the same time; `attrs` keep information sets, fallbacks and the horizon."
+    check_number(refit_every, 'refit_every', least=1, whole=True)
+    names = [entrant.name for entrant in entrants]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice: raise MetavolError(f"{', '.join(sorted(twice))}: more than one entrant has this name, and each needs a column of its own; rename one.")
     tasks = forecast_tasks(query)
     if not len(tasks): raise HistoryError(f"no origin has room for a support of {query.history.spec.n_support} windows: {query!r}. Load a longer history.")
     origins = Windows(query.history, tasks.query[:, 0])

@@ -188,7 +188,8 @@ def network_forecast(bars, seed):
 
 def meta_forecast(bars, seed):
     windows = make_windows(compute_features(bars))
-    return predict_all(meta_model(windows, meta=replace(META, seed=seed), dtype=torch.float32), forecast_tasks(windows[-100:]))
+    model = meta_model(windows, meta=replace(META, seed=seed), dtype=torch.float32)
+    return np.r_[predict_all(model, forecast_tasks(windows[-100:])).ravel(), model.history["loss"]]
 
 
 @pytest.mark.parametrize("forecast", [maml_forecast, network_forecast, meta_forecast])
