@@ -52,7 +52,7 @@ def trailing_volatility(
 # %% ../nbs/20_classical.ipynb #dec61342
 SMALLEST = .01 # A forecast is at least this share of the volatility of the lookback
 
-# %% ../nbs/20_classical.ipynb #041b6dc7
+# %% ../nbs/20_classical.ipynb #3387beb9
 @dataclass(frozen=True)
 class Historical:
     "Volatility of the last `n_bars`, scaled to the horizon."
@@ -66,8 +66,7 @@ class Historical:
         query:Windows, # n origins
     )->np.ndarray: # (n,) volatility over the horizon, decimal
         "The recent past, continued."
-        sigma_hat = trailing_volatility(query, self.n_bars)
-        sigma_hat = sigma_hat*np.sqrt(query.history.spec.horizon)
+        sigma_hat = trailing_volatility(query, self.n_bars)*np.sqrt(query.history.spec.horizon)
         return np.maximum(sigma_hat, SMALLEST*query.unit)
 
 # %% ../nbs/20_classical.ipynb #bc0de5e6

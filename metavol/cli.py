@@ -36,7 +36,7 @@ def main()->None:
         print('stopped; nothing was written half', file=sys.stderr)
         raise SystemExit(130) from None
 
-# %% ../nbs/api/cli.ipynb #6970374f
+# %% ../nbs/api/cli.ipynb #b74bc740
 def show(
     frame, # DataFrame, printed with its index
     title:str, # Above the table
@@ -45,7 +45,7 @@ def show(
     "Print a table that fits a terminal."
     table = Table(title=title, title_justify='left', title_style='bold', box=box.SIMPLE, pad_edge=False)
     table.add_column(frame.index.name or '', no_wrap=columns.keys() != {'result'})
-    for name in columns: table.add_column(name, justify='left' if columns[name] == 's' else 'right', no_wrap=columns[name] != 's')
+    for name in columns: table.add_column(name.replace('_', '\n'), justify='left' if columns[name] == 's' else 'right', no_wrap=columns[name] != 's')
     for index,row in frame[list(columns)].iterrows():
         table.add_row(str(index), *('' if value != value else format(value, columns[name]) for name,value in row.items()))
     console.print(table)

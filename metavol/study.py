@@ -7,7 +7,7 @@ __all__ = ['SAMPLE_STUDIES', 'StudySpec', 'train_meta', 'enter', 'league_table',
            'trade_all', 'plot_league', 'plot_forecasts', 'plot_differences', 'plot_equity', 'prepare_folder',
            'study_report', 'save_study', 'read_forecasts', 'find_leaks']
 
-# %% ../nbs/33_study.ipynb #5e0c7eb8
+# %% ../nbs/33_study.ipynb #87040fb2
 import json
 import platform
 import tempfile
@@ -22,7 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .backtest import Backtest, CostSpec, run_backtest
-from .bars import HistoryError, MetavolError, as_panel, check_bars, check_number, check_type
+from .bars import PRICES, HistoryError, MetavolError, as_panel, check_bars, check_number, check_type
 from .classical import FEW_SHOT_LAGS, Ewma, Garch, Har, Historical
 from .data import data_hash, read_table, write_whole
 from .features import WARM_UP, check_causal, compute_features
@@ -297,7 +297,7 @@ def save_study(
     save_model(study.model, path/'model.safetensors')
     return path
 
-# %% ../nbs/33_study.ipynb #9ad2ade2
+# %% ../nbs/33_study.ipynb #be871b29
 def read_forecasts(
     path:str|Path, # Parquet or CSV with `symbol`, `time` and one column a model, as a study writes them
 )->pd.DataFrame: # Index (symbol, time), columns as in the file
@@ -306,6 +306,7 @@ def read_forecasts(
     if set(table.index.names) >= {'symbol', 'time'}: table = table.reset_index()
     missing = [name for name in ('symbol', 'time') if name not in table.columns]
     if missing: raise MetavolError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(map(str, table.columns))}. Forecasts need symbol, time and one column a model.")
+    if set(PRICES) & set(table.columns): raise MetavolError(f"{path}: this is a table of bars; needed forecasts, one column a model, as metavol study writes them.")
     try: table['time'] = pd.to_datetime(table['time'], utc=True)
     except (ValueError, TypeError) as error: raise MetavolError(f"{path}: a time cannot be read ({error}); write times as 2018-01-01 or 2018-01-01 13:00.") from error
     table = table.set_index(['symbol', 'time']).sort_index()

@@ -1,0 +1,135 @@
+"The shell command: what it writes, and how it says no."
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import metavol.study
+from metavol.cli import main
+from metavol.data import load_sample, write_bars
+from metavol.training import PooledSpec, TrainingSpec
+
+FILES = {"league.csv", "forecasts.parquet", "backtest.csv", "model.safetensors", "run.json", "report.html"}
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch, capsys):
+    "Run a command in an empty folder: (exit code, standard output, standard error)."
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["metavol", *map(str, words)])
+        with pytest.raises(SystemExit) as left: main()
+        return left.value.code or 0, *capsys.readouterr()
+    return run
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    "The sample studies, with one short training."
+    short = dict(pooled=PooledSpec(updates=20), meta=TrainingSpec(updates=2, batch=4), n_jobs=1)
+    studies = {name: replace(spec, **short, every=10) for name, spec in metavol.study.SAMPLE_STUDIES.items()}
+    monkeypatch.setattr(metavol.study, "SAMPLE_STUDIES", {name: replace(spec, split="2012-03-01" if name == "stocks" else "2019-08-01") for name, spec in studies.items()})
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    "Bars in files: good ones, and one for each thing that can be wrong."
+    folder = tmp_path_factory.mktemp("files")
+    bars = load_sample("stocks").drop("FB", level="symbol")
+    bars = bars[bars.index.get_level_values("time") >= "2010-01-01"]
+    good = pd.read_csv(write_bars(bars, folder/"good.csv"))
+    row = good.index[(good.symbol == "IBM") & good.time.str.startswith("2010-05-06")][0]
+
+    def spoiled(name, **values): good.assign(**{column: good[column].astype(float).mask(good.index == row, value) for column, value in values.items()}).to_csv(folder/name, index=False)
+    spoiled("nan.csv", close=np.nan); spoiled("inf.csv", high=np.inf); spoiled("zero.csv", low=0.); spoiled("negative.csv", open=-1.); spoiled("high.csv", high=1.)
+    pd.concat([good.iloc[:row + 1], good.iloc[row:]]).to_csv(folder/"twice.csv", index=False)
+    good.drop(columns="close").to_csv(folder/"no_close.csv", index=False)
+    good.groupby("symbol").head(50).to_csv(folder/"short.csv", index=False)
+    good.assign(open=1., high=1., low=1., close=1.).to_csv(folder/"still.csv", index=False)
+    good.loc[good.time > "2011", ["symbol", "time"]].assign(EWMA=0.04).to_csv(folder/"forecasts.csv", index=False)
+    (folder/"empty.csv").touch()
+    (folder/"noise.parquet").write_bytes(np.random.default_rng(0).bytes(2000))
+    (folder/"bars.xlsx").write_text("no table")
+    return folder
+
+
+SPOILED = {"nan.csv": "IBM at 2010-05-06", "inf.csv": "IBM at 2010-05-06", "zero.csv": "IBM at 2010-05-06", "negative.csv": "IBM at 2010-05-06", "high.csv": "IBM at 2010-05-06",
+           "twice.csv": "IBM at 2010-05-06", "no_close.csv": "close", "short.csv": "30 bars from 2010-02-02", "still.csv": "never move", "empty.csv": "empty", "noise.parquet": "noise.parquet", "bars.xlsx": ".csv", "absent.csv": "no such file"}
+
+
+def refused(answer, *says):
+    "Exit code 2, one line on standard error, nothing else."
+    code, out, err = answer
+    assert code == 2 and len(err.strip().splitlines()) == 1 and err.startswith("error: ") and "Traceback" not in out + err, answer
+    for words in says: assert words in err, err
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_bad_files_are_one_line(shell, quick, files, tmp_path, name):
+    refused(shell("study", "--train", files/name, "--split", "2012-03-01", "--test-symbols", "GOOG", "--out", "results"), SPOILED[name])
+    assert not any((tmp_path/"results").glob("*")), "something was left half-written"
+    if name != "still.csv": refused(shell("backtest", "--bars", files/name, "--forecasts", files/"forecasts.csv")) # A price that stands still earns nothing, which is no error
+    refused(shell("backtest", "--bars", files/"good.csv", "--forecasts", files/name))
+    refused(shell("leakcheck", "--bars", files/name))
+
+
+WORDS = {
+    "an unknown sample": (["--sample", "gold"], "'stocks', 'crypto'"), "no split": (["--train", "good.csv"], "--split 2018-01-01"), "test without train": (["--test", "good.csv"], "--train"),
+    "a split that is no date": (["--train", "good.csv", "--split", "soon"], "2018-01-01"), "a split after the end": (["--train", "good.csv", "--split", "2030-01-01"], "earlier split"),
+    "a split before the start": (["--train", "good.csv", "--split", "2010-01-05"], "later split"), "symbols on both sides": (["--train", "good.csv", "--split", "2012-01-01", "--train-symbols", "IBM", "--test-symbols", "IBM"], "disjoint"),
+    "an unknown symbol": (["--train", "good.csv", "--split", "2012-01-01", "--test-symbols", "XX"], "no bars of XX"), "an unwritable folder": (["--out", "good.csv/results"], "cannot write")}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_bad_words_are_one_line(shell, files, case):
+    words, says = WORDS[case]
+    refused(shell("study", *(files/word if word == "good.csv" else str(word).replace("good.csv", str(files/"good.csv")) for word in words)), says)
+
+
+def test_help_shows_an_example(shell):
+    assert "study" in shell("--help")[1]
+    for command in ("study", "backtest", "leakcheck"):
+        code, out, _ = shell(command, "--help")
+        assert code == 0 and f"Example: metavol {command}" in out
+
+
+def test_study_writes_everything_twice_the_same(shell, quick, tmp_path):
+    for out in ("one", "two"):
+        code, printed, _ = shell("study", "--out", out)
+        assert code == 0 and "Meta-Vol" in printed and "Traceback" not in printed
+    assert {file.name for file in (tmp_path/"one").iterdir()} == FILES
+    for name in FILES: assert (tmp_path/"one"/name).read_bytes() == (tmp_path/"two"/name).read_bytes(), name
+    league, forecasts = pd.read_csv(tmp_path/"one"/"league.csv", index_col="model"), pd.read_parquet(tmp_path/"one"/"forecasts.parquet")
+    assert set(league.index) == set(forecasts.columns) - {"realized", "current"} and set(league.information) == {"few_shot", "full_history"}
+    assert forecasts.index.names == ["symbol", "time"] and set(forecasts.index.get_level_values(0)) == {"GOOG", "FB"}
+    assert json.loads((tmp_path/"one"/"run.json").read_text())["spec"]["split"] == "2012-03-01"
+
+
+def test_another_seed_is_another_study(shell, quick, tmp_path):
+    for seed in (0, 1): shell("study", "--seed", seed, "--out", f"seed{seed}")
+    assert (tmp_path/"seed0"/"model.safetensors").read_bytes() != (tmp_path/"seed1"/"model.safetensors").read_bytes()
+
+
+def test_study_on_files_and_crypto_and_backtest(shell, quick, files, tmp_path):
+    assert shell("study", "--train", files/"good.csv", "--split", "2012-03-01", "--test-symbols", "GOOG", "--every", "10", "--out", "own")[0] == 0
+    code, printed, _ = shell("backtest", "--bars", files/"good.csv", "--forecasts", "own/forecasts.parquet", "--out", "traded")
+    assert code == 0 and "drawdown" in printed
+    traded, within = (pd.read_csv(tmp_path/folder/"backtest.csv", index_col="model") for folder in ("traded", "own"))
+    pd.testing.assert_frame_equal(traded, within)
+    assert shell("study", "--sample", "crypto", "--out", "coins")[0] == 0
+    assert set(pd.read_parquet(tmp_path/"coins"/"forecasts.parquet").index.get_level_values(0)) == {"EOS", "LTC"}
+
+
+def test_leakcheck_is_clean_and_finds_its_plant(shell):
+    code, printed, _ = shell("leakcheck", "--symbol", "GOOG")
+    assert code == 0 and "a planted leak is caught" in printed and printed.count("clean") == 13
+
+
+def test_leakcheck_fails_when_something_leaks(shell, monkeypatch):
+    monkeypatch.setattr(metavol.study.Historical, "predict", lambda self, query: np.nan_to_num(query.y, nan=1.))
+    code, printed, _ = shell("leakcheck", "--symbol", "GOOG")
+    assert code == 1 and "changing the bars" in printed
