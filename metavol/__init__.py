@@ -8,19 +8,24 @@ __all__ = ['CHAPTERS']
 # %% ../nbs/api/package.ipynb #ef7457b1
 from importlib import import_module
 
-# %% ../nbs/api/package.ipynb #3ff06a35
+# %% ../nbs/api/package.ipynb #b87eb62d
 __version__ = "0.1.0"
 CHAPTERS = { # Public names, by the chapter that explains them
     'figures': ['COLORS', 'model_color'],
-    'bars': ['BAR_COLUMNS', 'BarsError', 'HistoryError', 'MetavolError', 'adjust_bars', 'as_panel', 'by_asset', 'check_bars'],
-    'volatility': ['annualize', 'forward_volatility', 'garman_klass', 'log_returns', 'parkinson', 'realized_volatility', 'rogers_satchell', 'yang_zhang'],
-    'processes': ['ewma_variance', 'garch_variance', 'simulate_bars', 'simulate_garch', 'simulate_jumps', 'simulate_log_sv', 'simulate_regimes'],
+    'bars': ['BAR_COLUMNS', 'BarsError', 'HistoryError', 'MetavolError', 'adjust_bars', 'as_panel', 'by_asset',
+             'check_bars'],
+    'volatility': ['annualize', 'forward_volatility', 'garman_klass', 'log_returns', 'parkinson',
+                   'realized_volatility', 'rogers_satchell', 'yang_zhang'],
+    'processes': ['ewma_variance', 'garch_variance', 'simulate_bars', 'simulate_garch', 'simulate_jumps',
+                  'simulate_log_sv', 'simulate_regimes'],
     'data': ['data_hash', 'load_bybit_data', 'load_sample', 'load_stock_data', 'read_bars', 'write_bars'],
     'features': ['FEATURES', 'check_causal', 'compute_features'],
-    'tasks': ['DAILY', 'HOURLY', 'TaskSpec', 'asked_between', 'asset_tasks', 'create_tasks', 'cross_market_tasks', 'forecast_tasks', 'known_at', 'labelled', 'make_windows', 'regime_tasks', 'stack_tasks', 'window_tasks'],
+    'tasks': ['DAILY', 'HOURLY', 'TaskSpec', 'asked_between', 'asset_tasks', 'create_tasks', 'cross_market_tasks',
+              'forecast_tasks', 'known_at', 'labelled', 'make_windows', 'regime_tasks', 'stack_tasks', 'window_tasks'],
     'network': ['VolatilityNet', 'volatility_loss'],
     'maml': ['MAMLVolatility', 'adapt', 'adapt_tasks', 'meta_loss'],
-    'training': ['MetaVol', 'PooledSpec', 'TrainingSpec', 'load_model', 'meta_train', 'predict_all', 'save_model', 'train_network'],
+    'training': ['MetaVol', 'PooledSpec', 'TrainingSpec', 'load_model', 'meta_train', 'predict_all', 'save_model',
+                 'train_network'],
     'classical': ['Ewma', 'Garch', 'Har', 'Historical'],
     'neural': ['Network'],
     'scoring': ['diebold_mariano', 'noise_floor', 'qlike', 'score'],

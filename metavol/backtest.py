@@ -62,21 +62,22 @@ def performance(
         'sharpe': ratio(mean, deviation)*sqrt(bars_per_year), 'sortino': ratio(mean, downside)*sqrt(bars_per_year),
         'max_drawdown': min(drawdown, 0.), 'calmar': ratio(annual, abs(drawdown))})
 
-# %% ../nbs/31_backtest.ipynb #327d07b9
+# %% ../nbs/31_backtest.ipynb #6da4b6c9
 def check_calendar(
     times:pd.DatetimeIndex, # Times of all bars, sorted
     bars_per_year:float, # What was stated
 )->None: # Nothing; raises `BacktestError` if the bars come more than twice, or less than half, as often
     "Does the stated number of bars per year fit the bars?"
     if not (isfinite(bars_per_year) and bars_per_year > 0):
-        raise BacktestError(f"bars_per_year={bars_per_year}: needed a number above zero: 252 for sessions, 365*24 for hours.")
+        raise BacktestError(f"bars_per_year={bars_per_year}: needed a number above zero: 252 for sessions, "
+                            "365*24 for hours.")
     if len(times) < 20: return
     found = (len(times) - 1)*pd.Timedelta(days=365.25)/(times[-1] - times[0])
     if not found/2 < bars_per_year < found*2:
         raise BacktestError(f"bars_per_year={bars_per_year}, but these bars come about {found:,.0f} times a year; "
                             "use 252 for sessions, 365 for days without weekends, 365*24 for hours.")
 
-# %% ../nbs/31_backtest.ipynb #9bc7a4ed
+# %% ../nbs/31_backtest.ipynb #11851e4b
 def as_same_panel(
     bars:pd.DataFrame, # Bars of one asset or of many
     forecasts:pd.Series, # Forecasts by time or by (symbol, time)
@@ -85,12 +86,13 @@ def as_same_panel(
     if bars.index.nlevels == forecasts.index.nlevels == 2: return bars, forecasts
     symbols = {s for table in (bars, forecasts) if table.index.nlevels == 2 for s in table.index.get_level_values(0)}
     if len(symbols) > 1:
-        raise BacktestError(f"bars or forecasts carry no symbol, but the other has {len(symbols)}; index both by (symbol, time).")
+        raise BacktestError(f"bars or forecasts carry no symbol, but the other has {len(symbols)}; "
+                            "index both by (symbol, time).")
     symbol = next(iter(symbols), bars.attrs.get('symbol', 'asset'))
     for table in (bars, forecasts): table.attrs = {**table.attrs, 'symbol': symbol}
     return as_panel(bars), as_panel(forecasts)
 
-# %% ../nbs/31_backtest.ipynb #2f785ba5
+# %% ../nbs/31_backtest.ipynb #fdc6b070
 def check_origins(
     closes:pd.DataFrame, # Close by time and symbol, NaN where an asset has no bar
     forecasts:pd.Series, # Forecasts by (symbol, time)
@@ -101,11 +103,12 @@ def check_origins(
     broken = (row < 0) | np.isnan(closes.to_numpy()[row, closes.columns.get_indexer(symbols)])
     if not broken.any(): return
     first = int(np.argmax(broken))
-    raise ForecastError(f"{forecasts.name or 'forecasts'}: {symbols[first]} at {times[first]:%Y-%m-%d %H:%M}: no bar of this asset has this time "
-                        f"({broken.sum()} of {len(forecasts)} forecasts); bars and forecasts must share one calendar, "
+    raise ForecastError(f"{forecasts.name or 'forecasts'}: {symbols[first]} at {times[first]:%Y-%m-%d %H:%M}: "
+                        f"no bar of this asset has this time ({broken.sum()} of {len(forecasts)} forecasts); "
+                        "bars and forecasts must share one calendar, "
                         "and a forecast carries the time of the last bar it saw.")
 
-# %% ../nbs/31_backtest.ipynb #50b4f54b
+# %% ../nbs/31_backtest.ipynb #8d025987
 def pivot_closes(
     bars:pd.DataFrame, # Bars by (symbol, time)
     forecasts:pd.Series, # Forecasts by (symbol, time)
@@ -113,18 +116,20 @@ def pivot_closes(
     "One row per time, one column per asset that is traded."
     symbols,known = forecasts.index.unique(0), bars.index.unique(0)
     if len(absent := symbols.difference(known)):
-        raise ForecastError(f"{forecasts.name or 'forecasts'}: no bars for {', '.join(map(str, absent[:5]))} ({len(absent)} of {len(symbols)} symbols); "
+        raise ForecastError(f"{forecasts.name or 'forecasts'}: "
+                            f"no bars for {', '.join(map(str, absent[:5]))} ({len(absent)} of {len(symbols)} symbols); "
                             f"the bars hold {', '.join(map(str, known[:5]))}{', ...' if len(known) > 5 else ''}.")
     closes = bars['close'].unstack(0).reindex(columns=symbols.sort_values()).dropna(how='all')
     check_origins(closes, forecasts)
     return closes
 
-# %% ../nbs/31_backtest.ipynb #460ffc58
+# %% ../nbs/31_backtest.ipynb #ee6f7d52
 def hold_forecasts(
     closes:pd.DataFrame, # Close by time and symbol, NaN where an asset has no bar
     forecasts:pd.Series, # Forecasts by (symbol, time), over `horizon` bars, decimal
     horizon:int, # Bars in each forecast
-)->tuple[np.ndarray, np.ndarray]: # (times, assets) volatility per bar in force, NaN where none is; the same, True from first forecast to exit
+    # (times, assets) volatility per bar in force, NaN where none is; the same, True from first forecast to exit
+)->tuple[np.ndarray, np.ndarray]:
     "Carry each forecast forward until the next one, and end an asset `horizon` of its bars after its last."
     sigma = (forecasts/sqrt(horizon)).unstack(0).reindex(index=closes.index, columns=closes.columns)
     in_force,account_open = sigma.ffill().to_numpy(copy=True), np.zeros(closes.shape, bool)
@@ -161,7 +166,7 @@ def trade(
         book['equity'][t] = cash + position.sum()
     return book
 
-# %% ../nbs/31_backtest.ipynb #4d4f96ce
+# %% ../nbs/31_backtest.ipynb #c16b6b9f
 @dataclass(frozen=True, repr=False, eq=False)
 class Backtest:
     "What was held, traded, paid and earned."
@@ -171,8 +176,10 @@ class Backtest:
     capital:float # Money at the start
     def __repr__(self):
         s,first,last = self.summary, self.equity.index[0], self.equity.index[-1]
-        return (f"Backtest of {self.ledger.index.get_level_values('symbol').nunique()} assets over {len(self.equity):,} bars, {first:%Y-%m-%d} to {last:%Y-%m-%d}: "
-                f"{s['trades']:,.0f} trades, return {s['total_return']:.1%}, Sharpe {s['sharpe']:.2f}, worst drawdown {s['max_drawdown']:.1%}")
+        return (f"Backtest of {self.ledger.index.get_level_values('symbol').nunique()} assets "
+                f"over {len(self.equity):,} bars, {first:%Y-%m-%d} to {last:%Y-%m-%d}: "
+                f"{s['trades']:,.0f} trades, return {s['total_return']:.1%}, Sharpe {s['sharpe']:.2f}, "
+                f"worst drawdown {s['max_drawdown']:.1%}")
     @property
     def returns(self): # By time, simple, decimal; the first bar holds the cost of entering
         "Returns of equity after costs."
@@ -181,7 +188,7 @@ class Backtest:
         "Draw equity, drawdown and the share of equity that was invested."
         return plot_backtest(self, color)
 
-# %% ../nbs/31_backtest.ipynb #e0d4b40c
+# %% ../nbs/31_backtest.ipynb #b0e4dfbc
 def period_returns(
     equity:pd.Series, # By time, after costs
     capital:float, # Money before the first bar
@@ -200,14 +207,15 @@ def plot_backtest(
     invested = 100*backtest.ledger['weight'].groupby(level='time').sum().reindex(growth.index, fill_value=0.)
     axes = plt.subplots(3, 1, figsize=(8, 6), sharex=True, layout='constrained')[1]
     axes[0].plot(growth, color=color)
-    axes[0].set(ylabel='equity / capital', title=f"Return {growth.iloc[-1] - 1:.1%}, worst drawdown {drawdown.min()/100:.1%}, after costs")
+    axes[0].set(ylabel='equity / capital',
+                title=f"Return {growth.iloc[-1] - 1:.1%}, worst drawdown {drawdown.min()/100:.1%}, after costs")
     axes[1].fill_between(drawdown.index, drawdown, color=color, lw=0)
     axes[1].set(ylabel='drawdown (%)')
     axes[2].plot(invested, color=color, lw=1)
     axes[2].set(ylabel='invested (% of equity)', ylim=(0, None))
     return axes
 
-# %% ../nbs/31_backtest.ipynb #974e5a9f
+# %% ../nbs/31_backtest.ipynb #b167551e
 def cost_rates(
     costs:CostSpec, # Commission, slippage, half spread
     closes:pd.DataFrame, # Close by time and symbol
@@ -216,12 +224,14 @@ def cost_rates(
     "Add up what a trade costs at each bar."
     flat = (costs.commission_bps + costs.slippage_bps)/1e4
     if not isinstance(costs.half_spread, pd.Series): return np.full(closes.shape, flat + costs.half_spread)
-    spread = costs.half_spread.unstack(0) if costs.half_spread.index.nlevels == 2 else costs.half_spread.to_frame(closes.columns[0])
+    spread = (costs.half_spread.unstack(0) if costs.half_spread.index.nlevels == 2
+              else costs.half_spread.to_frame(closes.columns[0]))
     spread = spread.reindex(index=closes.index, columns=closes.columns)
     missing = spread.isna() & closes.notna() & account_open
     if (count := int(missing.to_numpy().sum())):
         symbol = missing.any().idxmax()
-        raise BacktestError(f"half_spread: {symbol} at {missing[symbol].idxmax():%Y-%m-%d %H:%M}: no value ({count} bars have none); "
+        raise BacktestError(f"half_spread: {symbol} at {missing[symbol].idxmax():%Y-%m-%d %H:%M}: "
+                            f"no value ({count} bars have none); "
                             "needed one for every bar from an asset's first forecast to its exit.")
     return flat + spread.fillna(0.).to_numpy()
 
@@ -239,7 +249,7 @@ def make_ledger(
     columns = {'weight': weight} | {name: book[name] for name in ('position', 'trade', 'cost', 'pnl')}
     return pd.DataFrame({name: values[row, column] for name,values in columns.items()}, index=index)
 
-# %% ../nbs/31_backtest.ipynb #87809ce1
+# %% ../nbs/31_backtest.ipynb #3378d7b9
 def trading_metrics(
     book:dict[str, np.ndarray], # From `trade`
     sigma:np.ndarray, # (times, assets) volatility per bar in force, NaN where none is
@@ -252,12 +262,14 @@ def trading_metrics(
     moved = np.square(book['pnl'][1:]/before).sum()
     turnover = ratio(traded.sum(), max(equity.mean(), 0.))*bars_per_year/len(equity)
     return pd.Series({'risk_ratio': sqrt(ratio(moved, planned)), 'turnover': turnover, 'total_cost': cost,
-                      'cost_share': ratio(cost, abs(book['pnl'].sum())), 'trades': float((traded > 0).sum()), 'bars': float(len(equity))})
+                      'cost_share': ratio(cost, abs(book['pnl'].sum())), 'trades': float((traded > 0).sum()),
+                      'bars': float(len(equity))})
 
-# %% ../nbs/31_backtest.ipynb #a67e9b9b
+# %% ../nbs/31_backtest.ipynb #505cf6a8
 def run_backtest(
     bars:pd.DataFrame, # Bars of one asset or of many
-    forecasts:pd.Series, # Forecasts of one model by time or (symbol, time): volatility over `horizon` bars, decimal; may be sparser than bars
+    # Forecasts of one model by time or (symbol, time): volatility over `horizon` bars, decimal; may be sparser than bars
+    forecasts:pd.Series,
     horizon:int=5, # Bars in each forecast
     sizing:SizingSpec=SizingSpec(), # Risk budget and limits
     costs:CostSpec=CostSpec(), # What a trade costs
@@ -273,9 +285,10 @@ def run_backtest(
     sigma,account_open = hold_forecasts(closes, forecasts, horizon)
     rows = np.flatnonzero(account_open.any(axis=1))
     window = slice(rows[0], rows[-1] + 1)
-    return keep_books(closes.iloc[window], sigma[window], account_open[window], sizing, costs, bars_per_year, float(capital))
+    return keep_books(closes.iloc[window], sigma[window], account_open[window],
+                      sizing, costs, bars_per_year, float(capital))
 
-# %% ../nbs/31_backtest.ipynb #68c6e0d4
+# %% ../nbs/31_backtest.ipynb #3df09cb9
 def keep_books(
     closes:pd.DataFrame, # Close by time and symbol, from the first forecast to the last exit
     sigma:np.ndarray, # (times, assets) volatility per bar in force, NaN where none is
@@ -289,7 +302,8 @@ def keep_books(
     check_type(costs, CostSpec, 'costs', 'a CostSpec')
     moves = closes.ffill().pct_change(fill_method=None).fillna(0.).to_numpy()
     tradable = closes.notna().to_numpy() & account_open
-    book = trade(moves, size_positions(sigma, sizing), tradable, cost_rates(costs, closes, account_open), sizing.no_trade_band, capital)
+    book = trade(moves, size_positions(sigma, sizing), tradable, cost_rates(costs, closes, account_open),
+                 sizing.no_trade_band, capital)
     equity = pd.Series(book['equity'], closes.index, name='equity')
     returns = period_returns(equity, capital)
     risk = pd.Series({'target_risk': sizing.target_risk, 'realized_risk': returns.std() if len(returns) > 1 else 0.})

@@ -70,7 +70,7 @@ def refuse(
     others = f" (and {count - 1} more rows)" if count > 1 else ""
     raise BarsError(f"{source}: {describe_row(index, int(np.argmax(broken)))}{others}: {rule}")
 
-# %% ../nbs/01_bars.ipynb #2f0d48f5
+# %% ../nbs/01_bars.ipynb #91d492f7
 def check_index(
     bars:pd.DataFrame, # Any table with an index of times, or of (symbol, time)
     source:str='bars', # What to call the table in an error
@@ -78,14 +78,15 @@ def check_index(
     "Demand sorted, unique, timezone-aware times, asset by asset."
     index = bars.index
     if index.nlevels > 2:
-        raise BarsError(f"{source}: the index has {index.nlevels} levels {list(index.names)}; needed `time`, or `symbol` and `time`.")
+        raise BarsError(f"{source}: the index has {index.nlevels} levels {list(index.names)}; "
+                        "needed `time`, or `symbol` and `time`.")
     time = index.get_level_values(-1)
     if not isinstance(time, pd.DatetimeIndex):
         raise BarsError(f"{source}: the index holds {time.dtype}, needed timezone-aware datetimes; "
                         "use bars.set_index(pd.to_datetime(bars['time'], utc=True)).")
     if time.tz is None:
-        raise BarsError(f"{source}: times such as {time[0] if len(time) else 'these'} carry no timezone; say which one is meant, "
-                        "for instance bars.tz_localize('UTC').")
+        raise BarsError(f"{source}: times such as {time[0] if len(time) else 'these'} carry no timezone; "
+                        "say which one is meant, for instance bars.tz_localize('UTC').")
     refuse(time.isna(), index, "a time is missing; drop or repair the row.", source)
     time = time.tz_convert('UTC').as_unit('us').rename('time')
     if index.nlevels == 1: symbol = np.zeros(len(time), int); utc = time
@@ -95,11 +96,13 @@ def check_index(
         if (np.diff(symbol) < 0).any():
             raise BarsError(f"{source}: the rows of one symbol do not stand together; use bars.sort_index().")
     step = np.diff(time.asi8); same = np.diff(symbol) == 0
-    refuse(np.r_[False, same & (step == 0)], utc, "this time stands twice; keep one row, for instance with bars[~bars.index.duplicated(keep='last')].", source)
-    refuse(np.r_[False, same & (step < 0)], utc, "this time is earlier than the one before it; use bars.sort_index().", source)
+    refuse(np.r_[False, same & (step == 0)], utc, "this time stands twice; keep one row, "
+           "for instance with bars[~bars.index.duplicated(keep='last')].", source)
+    refuse(np.r_[False, same & (step < 0)], utc,
+           "this time is earlier than the one before it; use bars.sort_index().", source)
     return utc
 
-# %% ../nbs/01_bars.ipynb #ea988ced
+# %% ../nbs/01_bars.ipynb #f3e20d51
 def as_numbers(
     table:pd.DataFrame, # Columns that should hold numbers
     source:str, # What to call the table in an error
@@ -115,20 +118,24 @@ def check_bars(
 )->pd.DataFrame: # The same bars as float64, index in UTC; other columns are left behind, `attrs` kept
     "Return valid bars, or raise a `BarsError` that names the first bad asset and time."
     if not isinstance(bars, pd.DataFrame):
-        raise BarsError(f"{source}: got a {type(bars).__name__}, needed a pandas DataFrame with columns {', '.join(BAR_COLUMNS)}.")
+        raise BarsError(f"{source}: got a {type(bars).__name__}, "
+                        f"needed a pandas DataFrame with columns {', '.join(BAR_COLUMNS)}.")
     missing = [name for name in BAR_COLUMNS if name not in bars.columns]
     if missing:
-        raise BarsError(f"{source}: no column {', '.join(missing)}; the columns are {', '.join(map(str, bars.columns)) or 'none'}, "
-                        f"needed {', '.join(BAR_COLUMNS)}. Rename them, for instance with bars.rename(columns=str.lower).")
+        raise BarsError(f"{source}: no column {', '.join(missing)}; "
+                        f"the columns are {', '.join(map(str, bars.columns)) or 'none'}, "
+                        f"needed {', '.join(BAR_COLUMNS)}. "
+                        "Rename them, for instance with bars.rename(columns=str.lower).")
     if not len(bars): raise BarsError(f"{source}: the table is empty; needed at least one bar.")
     index = check_index(bars, source)
     columns = [*BAR_COLUMNS, *(['spread'] if 'spread' in bars.columns else [])]
     valid = as_numbers(bars[columns], source).set_axis(index)
-    check_values(valid, f"{source}, {bars.attrs['symbol']}" if index.nlevels == 1 and 'symbol' in bars.attrs else source)
+    check_values(valid, f"{source}, {bars.attrs['symbol']}"
+                 if index.nlevels == 1 and 'symbol' in bars.attrs else source)
     valid.attrs = dict(bars.attrs)
     return valid
 
-# %% ../nbs/01_bars.ipynb #fd6ec924
+# %% ../nbs/01_bars.ipynb #9c31f31c
 def check_values(
     bars:pd.DataFrame, # Numeric columns `open high low close volume`, a checked index
     source:str, # What to call the table in an error
@@ -136,15 +143,20 @@ def check_values(
     "Demand finite positive prices, low <= open, close <= high, and volume >= 0."
     values,names = bars.to_numpy(), bars.columns
     finite = np.isfinite(values)
-    refuse(~finite.all(axis=1), bars.index, f"{names[np.argmin(finite.all(axis=0))]} is missing or infinite; drop the row or load it again.", source)
+    refuse(~finite.all(axis=1), bars.index,
+           f"{names[np.argmin(finite.all(axis=0))]} is missing or infinite; drop the row or load it again.", source)
     prices = bars[PRICES].to_numpy()
-    refuse((prices <= 0).any(axis=1), bars.index, "a price is zero or negative, so its log return does not exist; drop the row or repair it.", source)
+    refuse((prices <= 0).any(axis=1), bars.index,
+           "a price is zero or negative, so its log return does not exist; drop the row or repair it.", source)
     open_,high,low,close = prices.T
     slack = 1e-9*close
-    refuse(high < np.maximum(open_, close) - slack, bars.index, "high is below open or close; the row is not a bar, drop or repair it.", source)
-    refuse(low > np.minimum(open_, close) + slack, bars.index, "low is above open or close; the row is not a bar, drop or repair it.", source)
+    refuse(high < np.maximum(open_, close) - slack, bars.index,
+           "high is below open or close; the row is not a bar, drop or repair it.", source)
+    refuse(low > np.minimum(open_, close) + slack, bars.index,
+           "low is above open or close; the row is not a bar, drop or repair it.", source)
     refuse(high < low - slack, bars.index, "high is below low; the row is not a bar, drop or repair it.", source)
-    refuse((bars.drop(columns=PRICES).to_numpy() < 0).any(axis=1), bars.index, "volume or spread is negative; drop or repair the row.", source)
+    refuse((bars.drop(columns=PRICES).to_numpy() < 0).any(axis=1), bars.index,
+           "volume or spread is negative; drop or repair the row.", source)
 
 # %% ../nbs/01_bars.ipynb #139f6fe9
 def adjust_bars(
@@ -158,12 +170,13 @@ def adjust_bars(
     adjusted[PRICES] = adjusted[PRICES].mul(factor, axis=0)
     return adjusted
 
-# %% ../nbs/01_bars.ipynb #e5e62b2e
+# %% ../nbs/01_bars.ipynb #d66dff71
 def by_asset(
     bars:pd.DataFrame, # Bars of one asset or of many, or any table or series indexed like them
 )->Iterator[tuple[str, pd.DataFrame]]: # (symbol, the rows of that asset indexed by `time`)
     "Walk through the assets of a table in the order in which they stand."
-    check_type(bars, pd.DataFrame | pd.Series, 'bars', 'a pandas DataFrame or Series indexed by time, or by symbol and time')
+    check_type(bars, pd.DataFrame | pd.Series, 'bars',
+               'a pandas DataFrame or Series indexed by time, or by symbol and time')
     if not len(bars): raise BarsError("bars: the table is empty; needed at least one row. Load it again.")
     if bars.index.nlevels == 1:
         yield bars.attrs.get('symbol', 'asset'), bars
@@ -174,12 +187,13 @@ def by_asset(
     for start,stop in zip(edges[:-1], edges[1:]):
         yield str(symbols[start]), bars.iloc[start:stop].droplevel(0)
 
-# %% ../nbs/01_bars.ipynb #18248d31
+# %% ../nbs/01_bars.ipynb #0b940699
 def as_panel(
     bars:pd.DataFrame, # Bars of one asset or of many
 )->pd.DataFrame: # The same bars indexed by (symbol, time)
     "Give bars of a single asset the symbol level that bars of many have."
-    check_type(bars, pd.DataFrame | pd.Series, 'bars', 'a pandas DataFrame or Series indexed by time, or by symbol and time')
+    check_type(bars, pd.DataFrame | pd.Series, 'bars',
+               'a pandas DataFrame or Series indexed by time, or by symbol and time')
     if bars.index.nlevels == 2: return bars
     symbol = bars.attrs.get('symbol', 'asset')
     panel = bars.set_axis(pd.MultiIndex.from_product([[symbol], bars.index], names=['symbol', 'time']))

@@ -22,7 +22,7 @@ from .features import FEATURES
 from .processes import garch_horizon_variance, garch_variance
 from .tasks import Windows, check_windows
 
-# %% ../nbs/20_classical.ipynb #b4f278c1
+# %% ../nbs/20_classical.ipynb #4bee403a
 def last_returns(
     windows:Windows, # n origins
     n_bars:int, # How many bars, ending at each origin; at most the lookback
@@ -32,10 +32,11 @@ def last_returns(
     check_number(n_bars, 'n_bars', whole=True)
     lookback = windows.history.spec.lookback
     if not 1 <= n_bars <= lookback:
-        raise HistoryError(f"n_bars={n_bars}: a window shows {lookback} bars; ask for 1 to {lookback}, or cut windows with a longer TaskSpec.lookback.")
+        raise HistoryError(f"n_bars={n_bars}: a window shows {lookback} bars; "
+                           f"ask for 1 to {lookback}, or cut windows with a longer TaskSpec.lookback.")
     return np.lib.stride_tricks.sliding_window_view(windows.history.features[:, 0], n_bars)[windows.origin - n_bars + 1]
 
-# %% ../nbs/20_classical.ipynb #58135dc6
+# %% ../nbs/20_classical.ipynb #b817f0d2
 def trailing_volatility(
     windows:Windows, # n origins
     n_bars:int, # Bars to look back, at most the lookback
@@ -45,7 +46,8 @@ def trailing_volatility(
     check_number(n_bars, 'n_bars', whole=True)
     name,lookback = f'rv_{n_bars}',windows.history.spec.lookback
     if n_bars == lookback: return windows.scale
-    if name in FEATURES and n_bars < lookback: return windows.history.features[windows.origin, FEATURES.index(name)]/np.sqrt(n_bars)
+    if name in FEATURES and n_bars < lookback:
+        return windows.history.features[windows.origin, FEATURES.index(name)]/np.sqrt(n_bars)
     returns = last_returns(windows, n_bars)
     return np.sqrt(np.einsum('ij,ij->i', returns, returns)/n_bars)
 
@@ -69,14 +71,15 @@ class Historical:
         sigma_hat = trailing_volatility(query, self.n_bars)*np.sqrt(query.history.spec.horizon)
         return np.maximum(sigma_hat, SMALLEST*query.unit)
 
-# %% ../nbs/20_classical.ipynb #bc0de5e6
+# %% ../nbs/20_classical.ipynb #f9dbe7fc
 def ewma_weights(
     decay:float, # Share of the weight that survives a bar, between 0 and 1
     n_bars:int, # Bars to weigh
 )->np.ndarray: # (n_bars,) oldest first; they sum to one
     "Exponentially fading weights."
     check_number(decay, 'decay')
-    if not 0 < decay < 1: raise MetavolError(f"decay={decay}: needed a number between 0 and 1; 0.94 is the standard for daily returns.")
+    if not 0 < decay < 1:
+        raise MetavolError(f"decay={decay}: needed a number between 0 and 1; 0.94 is the standard for daily returns.")
     weights = decay**np.arange(n_bars - 1, -1, -1)
     return weights/weights.sum()
 
@@ -132,7 +135,7 @@ def with_level(
     shrink = LARGEST_PERSISTENCE/max(alpha + beta + gamma/2, LARGEST_PERSISTENCE)
     return float(omega), float(shrink*alpha), float(shrink*beta), float(shrink*gamma)
 
-# %% ../nbs/20_classical.ipynb #9caf36d3
+# %% ../nbs/20_classical.ipynb #609ce25c
 def estimate_garch(
     returns:np.ndarray, # (n,) log returns of one asset, decimal, oldest first, not constant
     asymmetric:bool, # Estimate gamma, too?
@@ -141,58 +144,69 @@ def estimate_garch(
     "Maximum likelihood through `arch`, in units of the root mean square return."
     mean_square = np.mean(returns**2)
     standard = np.round(returns/np.sqrt(mean_square), 8)
-    model = ZeroMean(standard, volatility=GARCH(1, int(asymmetric), 1), distribution=DISTRIBUTIONS[distribution](), rescale=False)
+    model = ZeroMean(standard, volatility=GARCH(1, int(asymmetric), 1),
+                     distribution=DISTRIBUTIONS[distribution](), rescale=False)
     result = model.fit(disp='off', show_warning=False)
     found = dict(zip(model.volatility.parameter_names(), np.asarray(result.params)))
     converged = bool(result.convergence_flag == 0 and np.isfinite(list(found.values())).all())
-    parameters = [found.get(name, 0.) for name in ('omega', 'alpha[1]', 'beta[1]', 'gamma[1]')] if converged else FALLBACK
+    parameters = ([found.get(name, 0.) for name in ('omega', 'alpha[1]', 'beta[1]', 'gamma[1]')] if converged
+                  else FALLBACK)
     omega,alpha,beta,gamma = with_level(*parameters)
     start = omega*mean_square + (alpha + beta + gamma/2)*model.volatility.backcast(returns)
     return float(start), float(omega*mean_square), alpha, beta, gamma, converged
 
-# %% ../nbs/20_classical.ipynb #b261f0ba
+# %% ../nbs/20_classical.ipynb #91006798
 def support_rows(
     support:Windows, # Labelled windows of one asset or many
 )->tuple[int, int]: # First row the support looks back on, and the last row its labels reach
     "The rows that a support shows, after checking that it has any and that all its labels are known."
     check_windows(support)
-    if not len(support): raise HistoryError("the support is empty; a model needs at least one labelled window to adapt on.")
+    if not len(support):
+        raise HistoryError("the support is empty; a model needs at least one labelled window to adapt on.")
     if np.isnan(support.y).any():
         late = support[np.isnan(support.y)]
-        raise MetavolError(f"{late.symbol[0]}: the support window of {np.datetime_as_string(late.time[0], 'D')} has no label yet; adapt on known_at(windows, time).")
+        raise MetavolError(f"{late.symbol[0]}: the support window of {np.datetime_as_string(late.time[0], 'D')} "
+                           "has no label yet; adapt on known_at(windows, time).")
     spec = support.history.spec
     return int(support.origin.min()) - spec.lookback + 1, int(support.origin.max()) + spec.horizon
 
-# %% ../nbs/20_classical.ipynb #8457544d
+# %% ../nbs/20_classical.ipynb #5798c759
 def garch_returns(
     support:Windows, # Labelled windows of one asset
 )->tuple[str, np.datetime64, np.ndarray]: # Asset, time of the first return, and (n,) returns, decimal
     "The returns that a support shows, or the reason why no GARCH can be fitted on them."
     first,last = support_rows(support)
     names = list(dict.fromkeys(support.symbol))
-    if len(names) > 1: raise MetavolError(f"GARCH is a model of one asset; the support holds {', '.join(names[:3])}. Adapt on one asset at a time, or use Har.")
+    if len(names) > 1:
+        raise MetavolError(f"GARCH is a model of one asset; the support holds {', '.join(names[:3])}. "
+                           "Adapt on one asset at a time, or use Har.")
     returns,time = support.history.features[first:last + 1, 0],support.history.time[first]
     where = f"{names[0]} from {np.datetime_as_string(time, 'D')}"
     if len(returns) < LEAST_RETURNS:
-        raise HistoryError(f"{where}: {len(returns)} returns; GARCH needs at least {LEAST_RETURNS}. Give it more support windows, or use Ewma, which fits nothing.")
+        raise HistoryError(f"{where}: {len(returns)} returns; GARCH needs at least {LEAST_RETURNS}. "
+                           "Give it more support windows, or use Ewma, which fits nothing.")
     if np.ptp(returns) <= 1e-9*np.abs(returns).max():
-        raise MetavolError(f"{where}: all {len(returns)} returns are equal, so there is no volatility to model; leave this stretch out.")
+        raise MetavolError(f"{where}: all {len(returns)} returns are equal, so there is no volatility to model; "
+                           "leave this stretch out.")
     return names[0], time, returns
 
-# %% ../nbs/20_classical.ipynb #fb3dc9b0
+# %% ../nbs/20_classical.ipynb #1282eb48
 def filter_rows(
     query:Windows, # Origins to forecast
     fit:GarchFit, # What was estimated
 )->int: # Row of the first return of the fit, in the history of the query
     "Find where the filter begins, or say why these origins cannot be asked."
     history,others = query.history,sorted(set(query.symbol) - {fit.symbol})
-    if others: raise MetavolError(f"{others[0]}: this GARCH was fitted on {fit.symbol}, and its parameters belong to it; adapt a model for each asset.")
+    if others:
+        raise MetavolError(f"{others[0]}: this GARCH was fitted on {fit.symbol}, and its parameters belong to it; "
+                           "adapt a model for each asset.")
     asset = history.symbols.index(fit.symbol)
     begin,end = np.searchsorted(history.asset, [asset, asset + 1])
     row = int(begin + np.searchsorted(history.time[begin:end], fit.time))
     if query.origin.min() < row or history.time[row] != fit.time:
-        raise MetavolError(f"{fit.symbol}: asked at {np.datetime_as_string(query.time.min(), 'D')}, but this GARCH knows only what happened "
-                           f"from {np.datetime_as_string(fit.time, 'D')} on. Ask later, in a history that holds that bar, or adapt on an earlier support.")
+        raise MetavolError(f"{fit.symbol}: asked at {np.datetime_as_string(query.time.min(), 'D')}, "
+                           f"but this GARCH knows only what happened from {np.datetime_as_string(fit.time, 'D')} on. "
+                           "Ask later, in a history that holds that bar, or adapt on an earlier support.")
     return row
 
 # %% ../nbs/20_classical.ipynb #28ee970d
@@ -205,7 +219,7 @@ def garch_forecast(
     variance = garch_variance(query.history.features[row:query.origin.max() + 1, 0], *parameters, start=fit.start)
     return np.sqrt(garch_horizon_variance(variance[query.origin - row + 1], *parameters, query.history.spec.horizon))
 
-# %% ../nbs/20_classical.ipynb #207c48af
+# %% ../nbs/20_classical.ipynb #ff2075da
 @dataclass(frozen=True)
 class Garch:
     "GARCH(1,1) (Bollerslev, 1986) or GJR (Glosten et al., 1993) of one asset."
@@ -213,7 +227,9 @@ class Garch:
     distribution:str='normal' # Of the innovations in the likelihood: 'normal' or 't'
     fit:GarchFit|None=None # What `adapt` found
     def __post_init__(self):
-        if self.distribution not in DISTRIBUTIONS: raise MetavolError(f"distribution={self.distribution!r}: choose one of {', '.join(map(repr, DISTRIBUTIONS))}.")
+        if self.distribution not in DISTRIBUTIONS:
+            raise MetavolError(f"distribution={self.distribution!r}: "
+                               f"choose one of {', '.join(map(repr, DISTRIBUTIONS))}.")
     def adapt(self,
         support:Windows, # Labelled windows of one asset
     ): # A new, fitted model
@@ -224,12 +240,13 @@ class Garch:
         query:Windows, # n origins of the fitted asset
     )->np.ndarray: # (n,) volatility over the horizon, decimal
         "Filter to each origin, then sum the expected variances of the horizon."
-        if self.fit is None: raise MetavolError("this GARCH has no parameters yet; use model.adapt(support).predict(query).")
+        if self.fit is None:
+            raise MetavolError("this GARCH has no parameters yet; use model.adapt(support).predict(query).")
         return np.maximum(garch_forecast(query, self.fit), SMALLEST*query.unit) if len(query) else np.empty(0)
     @property
     def converged(self): return self.fit is not None and self.fit.converged
 
-# %% ../nbs/20_classical.ipynb #4dd4160f
+# %% ../nbs/20_classical.ipynb #59e7cf09
 def har_regressors(
     windows:Windows, # n origins
     lags:tuple[int, ...]|None=None, # Bars to look back; None is 1, 5, 10, 20 and the lookback
@@ -237,7 +254,8 @@ def har_regressors(
     "What the heterogeneous autoregression looks at."
     spec = windows.history.spec
     lags = (*(n for n in (1, 5, 10, 20) if n < spec.lookback), spec.lookback) if lags is None else lags
-    return np.column_stack([np.ones(len(windows)), *(np.sqrt(spec.horizon)*trailing_volatility(windows, n) for n in lags)])
+    return np.column_stack([np.ones(len(windows)),
+                            *(np.sqrt(spec.horizon)*trailing_volatility(windows, n) for n in lags)])
 
 # %% ../nbs/20_classical.ipynb #cccc7395
 def every_origin(
@@ -267,7 +285,7 @@ def least_squares(
         warnings.simplefilter('ignore', SingularMatrixWarning) # the smallest solution is what we want
         return OLS(label, design).fit(method='pinv').params
 
-# %% ../nbs/20_classical.ipynb #8510809f
+# %% ../nbs/20_classical.ipynb #7a9c271f
 @dataclass(frozen=True, eq=False)
 class Har:
     "Heterogeneous autoregression of volatility (Corsi, 2009), of one asset or pooled over many."
@@ -286,7 +304,8 @@ class Har:
         query:Windows, # n origins
     )->np.ndarray: # (n,) volatility over the horizon, decimal
         "The regression, unless it leaves the range of all labels it has seen."
-        if self.fit is None: raise MetavolError("this HAR has no coefficients yet; use model.adapt(support).predict(query).")
+        if self.fit is None:
+            raise MetavolError("this HAR has no coefficients yet; use model.adapt(support).predict(query).")
         sigma_hat = np.einsum('ij,j->i', har_regressors(query, self.lags), self.fit.coefficients)
         sane = (sigma_hat >= self.fit.smallest) & (sigma_hat <= self.fit.largest)
         return np.maximum(np.where(sane, sigma_hat, self.fit.mean), SMALLEST*query.unit)

@@ -36,7 +36,7 @@ def main()->None:
         print('stopped; nothing was written half', file=sys.stderr)
         raise SystemExit(130) from None
 
-# %% ../nbs/api/cli.ipynb #b74bc740
+# %% ../nbs/api/cli.ipynb #1c6057e3
 def show(
     frame, # DataFrame, printed with its index
     title:str, # Above the table
@@ -45,9 +45,12 @@ def show(
     "Print a table that fits a terminal."
     table = Table(title=title, title_justify='left', title_style='bold', box=box.SIMPLE, pad_edge=False)
     table.add_column(frame.index.name or '', no_wrap=columns.keys() != {'result'})
-    for name in columns: table.add_column(name.replace('_', '\n'), justify='left' if columns[name] == 's' else 'right', no_wrap=columns[name] != 's')
+    for name in columns:
+        table.add_column(name.replace('_', '\n'), justify='left' if columns[name] == 's' else 'right',
+                         no_wrap=columns[name] != 's')
     for index,row in frame[list(columns)].iterrows():
-        table.add_row(str(index), *('' if value != value else format(value, columns[name]) for name,value in row.items()))
+        table.add_row(str(index), *('' if value != value else format(value, columns[name])
+                                    for name,value in row.items()))
     console.print(table)
 
 # %% ../nbs/api/cli.ipynb #2110f3d0
@@ -68,33 +71,42 @@ def choose_symbols(
     training = listed(train) if train else tuple(name for name in have_train if name not in testing)
     return replace(spec, train=training, test=testing)
 
-# %% ../nbs/api/cli.ipynb #b88eb022
-def file_study(train:Path, test:Optional[Path], split:Optional[str], train_symbols:Optional[str], test_symbols:Optional[str]):
+# %% ../nbs/api/cli.ipynb #dd6f556d
+def file_study(
+    train:Path, test:Optional[Path], split:Optional[str], train_symbols:Optional[str], test_symbols:Optional[str],
+):
     "Bars and specification of a study on files; hourly bars get the hourly task."
     import pandas as pd
     from metavol.data import bar_length, read_bars
     from metavol.sizing import SizingSpec
     from metavol.study import SAMPLE_STUDIES
-    if split is None: raise MetavolError("--split is missing: the first day of the test, for instance --split 2018-01-01. Everything before it may be learned from.")
+    if split is None:
+        raise MetavolError("--split is missing: the first day of the test, for instance --split 2018-01-01. "
+                           "Everything before it may be learned from.")
     train_bars = read_bars(train)
     test_bars = train_bars if test is None or Path(test) == Path(train) else read_bars(test)
     lengths = {bar_length(bars) for bars in (train_bars, test_bars)}
     kinds = {pd.Timedelta('1D'): 'stocks', pd.Timedelta('1h'): 'crypto'}
     if len(lengths) > 1 or not lengths <= set(kinds):
-        raise MetavolError(f"bars of {' and '.join(map(str, lengths))}; a study needs daily or hourly bars, the same for training and test.")
+        raise MetavolError(f"bars of {' and '.join(map(str, lengths))}; "
+                           "a study needs daily or hourly bars, the same for training and test.")
     spec = replace(SAMPLE_STUDIES[kinds[lengths.pop()]], split=split, every=1)
     if spec.bars_per_year > 366 and set(train_bars.index.get_level_values(-1).dayofweek) <= set(range(5)):
         spec = replace(spec, bars_per_year=252*7)
     return train_bars, test_bars, choose_symbols(spec, train_bars, test_bars, train_symbols, test_symbols)
 
-# %% ../nbs/api/cli.ipynb #fe5e481a
+# %% ../nbs/api/cli.ipynb #0426765b
 @app.command()
 def study(
-    train:Annotated[Optional[Path], typer.Option(help='Parquet or CSV file with the bars to train on; without it the embedded sample.')]=None,
-    test:Annotated[Optional[Path], typer.Option(help='File with the bars to test on; by default the training file.')]=None,
-    split:Annotated[Optional[str], typer.Option(help='First day of the test; training labels are known before it.')]=None,
+    train:Annotated[Optional[Path], typer.Option(
+        help='Parquet or CSV file with the bars to train on; without it the embedded sample.')]=None,
+    test:Annotated[Optional[Path], typer.Option(
+        help='File with the bars to test on; by default the training file.')]=None,
+    split:Annotated[Optional[str], typer.Option(
+        help='First day of the test; training labels are known before it.')]=None,
     train_symbols:Annotated[Optional[str], typer.Option(help='Comma-separated symbols to train on.')]=None,
-    test_symbols:Annotated[Optional[str], typer.Option(help='Comma-separated symbols to test; none of them is trained on.')]=None,
+    test_symbols:Annotated[Optional[str], typer.Option(
+        help='Comma-separated symbols to test; none of them is trained on.')]=None,
     sample:Annotated[str, typer.Option(help="Embedded sample where no file is given: 'stocks' or 'crypto'.")]='stocks',
     every:Annotated[Optional[int], typer.Option(min=1, help='Bars between two test origins of an asset.')]=None,
     seed:Annotated[int, typer.Option(help='First of the three seeds.')]=0,
@@ -107,8 +119,11 @@ def study(
     from metavol.data import load_sample
     from metavol.study import SAMPLE_STUDIES, prepare_folder, run_study, save_study
     if train is None:
-        given = [name for name,value in {'--test': test, '--split': split, '--train-symbols': train_symbols, '--test-symbols': test_symbols}.items() if value is not None]
-        if given: raise MetavolError(f"{', '.join(given)} without --train; name a file with --train, or leave them out to study the embedded sample.")
+        given = [name for name,value in {'--test': test, '--split': split, '--train-symbols': train_symbols,
+                                         '--test-symbols': test_symbols}.items() if value is not None]
+        if given:
+            raise MetavolError(f"{', '.join(given)} without --train; "
+                               "name a file with --train, or leave them out to study the embedded sample.")
         train_bars = test_bars = load_sample(sample)
         spec = SAMPLE_STUDIES[sample]
     else: train_bars,test_bars,spec = file_study(train, test, split, train_symbols, test_symbols)
@@ -116,15 +131,21 @@ def study(
     folder = prepare_folder(out)
     result = run_study(train_bars, test_bars, spec)
     save_study(result, folder)
-    show(result.league, f"{result!r}", {'information': 's', 'qlike': '.4f', 'mse_relative': '.3f', 'hit_rate': '.1%', 'p_qlike': '.3f', 'p_mse': '.3f'})
-    console.print('mse_relative: mean squared error, Historical = 1. p: no difference from Meta-Vol, clustered by date.', soft_wrap=True)
-    console.print(f"Written to {folder}: {', '.join(sorted(file.name for file in folder.iterdir() if not file.name.startswith('.')))}", soft_wrap=True)
+    show(result.league, f"{result!r}", {'information': 's', 'qlike': '.4f', 'mse_relative': '.3f', 'hit_rate': '.1%',
+                                        'p_qlike': '.3f', 'p_mse': '.3f'})
+    console.print('mse_relative: mean squared error, Historical = 1. '
+                  'p: no difference from Meta-Vol, clustered by date.', soft_wrap=True)
+    console.print(
+        f"Written to {folder}: "
+        f"{', '.join(sorted(file.name for file in folder.iterdir() if not file.name.startswith('.')))}",
+        soft_wrap=True)
 
-# %% ../nbs/api/cli.ipynb #68c495eb
+# %% ../nbs/api/cli.ipynb #30188c93
 @app.command()
 def backtest(
     bars:Annotated[Path, typer.Option(help='Parquet or CSV file with bars.')],
-    forecasts:Annotated[Path, typer.Option(help='Forecasts as `metavol study` writes them: symbol, time and one column a model.')],
+    forecasts:Annotated[Path, typer.Option(
+        help='Forecasts as `metavol study` writes them: symbol, time and one column a model.')],
     horizon:Annotated[int, typer.Option(min=1, help='Bars in each forecast.')]=5,
     target_risk:Annotated[float, typer.Option(help='Risk of the portfolio per bar, as a share of capital.')]=.01,
     bars_per_year:Annotated[int, typer.Option(help='252 for sessions, 8760 for hours that never stop.')]=252,
@@ -143,8 +164,11 @@ def backtest(
     table,held = read_forecasts(forecasts),read_bars(bars)
     models = table.columns.drop(['realized', 'current'], errors='ignore')
     sizing = SizingSpec(target_risk=target_risk)
-    summary = pd.DataFrame({name: run_backtest(held, table[name], horizon, sizing, bars_per_year=bars_per_year).summary for name in models}).T.rename_axis('model')
-    show(summary, f"{len(table):,} forecasts", dict(annual_return='.1%', annual_volatility='.1%', sharpe='.2f', max_drawdown='.1%', risk_ratio='.2f', turnover='.1f'))
+    summary = pd.DataFrame({
+        name: run_backtest(held, table[name], horizon, sizing, bars_per_year=bars_per_year).summary
+        for name in models}).T.rename_axis('model')
+    show(summary, f"{len(table):,} forecasts", dict(annual_return='.1%', annual_volatility='.1%', sharpe='.2f',
+                                                    max_drawdown='.1%', risk_ratio='.2f', turnover='.1f'))
     if folder is not None: write_whole(folder/'backtest.csv', summary.to_csv().encode())
 
 # %% ../nbs/api/cli.ipynb #d8329d29

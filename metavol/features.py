@@ -16,8 +16,9 @@ from bidask import edge_rolling
 from .bars import PRICES, BarsError, HistoryError, by_asset, check_bars
 from .volatility import log_returns, realized_volatility
 
-# %% ../nbs/05_features.ipynb #9bbad41b
-FEATURES = ('log_return', 'abs_return', 'squared_return', 'rv_5', 'rv_10', 'rv_20', 'log_volume', 'volume_ratio', 'spread', 'rsi', 'bollinger_width')
+# %% ../nbs/05_features.ipynb #806864bd
+FEATURES = ('log_return', 'abs_return', 'squared_return', 'rv_5', 'rv_10', 'rv_20',
+            'log_volume', 'volume_ratio', 'spread', 'rsi', 'bollinger_width')
 WARM_UP = 20 # Bars at the start of an asset that only feed the features of later bars
 
 # %% ../nbs/05_features.ipynb #df65b614
@@ -69,7 +70,7 @@ def asset_features(
         'rsi': rsi(returns), 'bollinger_width': bollinger_width(bars['close'])}
     return pd.DataFrame(columns, columns=FEATURES)
 
-# %% ../nbs/05_features.ipynb #c8e7ced4
+# %% ../nbs/05_features.ipynb #0714f073
 def compute_features(
     bars:pd.DataFrame, # Bars of one asset (index `time`) or of many (index (symbol, time)); at least 21 an asset
 )->pd.DataFrame: # The same rows without the first 20 of each asset; columns `FEATURES`; `attrs['spread']` says quoted or estimated
@@ -78,10 +79,12 @@ def compute_features(
     frames = {}
     for symbol,one in by_asset(bars):
         if len(one) <= WARM_UP:
-            raise HistoryError(f"{symbol}: {len(one)} bars, from {one.index[0]:%Y-%m-%d}; the features need at least {WARM_UP + 1}. Load a longer history.")
+            raise HistoryError(f"{symbol}: {len(one)} bars, from {one.index[0]:%Y-%m-%d}; "
+                               f"the features need at least {WARM_UP + 1}. Load a longer history.")
         frames[symbol] = asset_features(one).iloc[WARM_UP:]
         if frames[symbol]['spread'].isna().all():
-            raise BarsError(f"{symbol}: prices never move from {one.index[0]:%Y-%m-%d} to {one.index[-1]:%Y-%m-%d}, so there is no volatility to learn; leave this asset out.")
+            raise BarsError(f"{symbol}: prices never move from {one.index[0]:%Y-%m-%d} to {one.index[-1]:%Y-%m-%d}, "
+                            "so there is no volatility to learn; leave this asset out.")
     features = next(iter(frames.values())) if bars.index.nlevels == 1 else pd.concat(frames, names=['symbol', 'time'])
     features = features.dropna()
     features.attrs = {**bars.attrs, 'spread': 'quoted' if 'spread' in bars.columns else 'estimated'}
@@ -100,7 +103,7 @@ def wreck_future(
     wrecked.iloc[late, bars.columns.get_loc('volume')] *= 3
     return wrecked
 
-# %% ../nbs/05_features.ipynb #ac3316ec
+# %% ../nbs/05_features.ipynb #229166da
 def check_causal(
     function:Callable, # Takes bars, returns a table or series whose last index level is the time at which a row was known
     bars:pd.DataFrame, # Bars of one asset or many
@@ -112,7 +115,8 @@ def check_causal(
     times = bars.index.get_level_values(-1).unique().sort_values()
     for cut in times[np.linspace(.6*len(times), len(times) - 2, n_cuts).astype(int)]:
         known = before[before.index.get_level_values(-1) <= cut]
-        assert len(known), f"nothing is said of the past up to {cut}, so nothing is checked; begin earlier or give more bars"
+        assert len(known), (f"nothing is said of the past up to {cut}, so nothing is checked; "
+                            "begin earlier or give more bars")
         late = bars.index.get_level_values(-1) > cut
         for change,table in {'changing': wreck_future(bars, cut), 'deleting': bars[~late]}.items():
             after = pd.DataFrame(function(table)).reindex(known.index)

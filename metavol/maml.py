@@ -97,7 +97,7 @@ def meta_loss(
     adapted = adapt_tasks(net, params, support_x, support_y, rates, inner_steps)
     return volatility_loss(predict_tasks(net, adapted, query_x), query_y)
 
-# %% ../nbs/12_maml.ipynb #2f2cc0fe
+# %% ../nbs/12_maml.ipynb #f7f4bccd
 def save_tensors(
     path:str|Path, # Where to write, usually `*.safetensors`
     tensors:dict[str, Tensor], # What to keep
@@ -118,12 +118,15 @@ def load_tensors(
             about = json.loads((file.metadata() or {}).get('about', '{}'))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise MetavolError(f"{path}: no readable model file ({error}); needed a file that was saved by this package. Save it again, or copy it again.") from error
-    if about.get('kind') != kind: raise MetavolError(f"{path}: holds {about.get('kind', 'something else')!r}, needed {kind!r}.")
-    if about.get('features') != list(FEATURES): raise MetavolError(f"{path}: was trained on other features than this version computes; train it again.")
+        raise MetavolError(f"{path}: no readable model file ({error}); needed a file that was saved by this package. "
+                           "Save it again, or copy it again.") from error
+    if about.get('kind') != kind:
+        raise MetavolError(f"{path}: holds {about.get('kind', 'something else')!r}, needed {kind!r}.")
+    if about.get('features') != list(FEATURES):
+        raise MetavolError(f"{path}: was trained on other features than this version computes; train it again.")
     return tensors, about
 
-# %% ../nbs/12_maml.ipynb #25be1cb4
+# %% ../nbs/12_maml.ipynb #97239931
 class MAMLVolatility:
     "A meta-learner on plain arrays: windows of raw features in, decimal volatility out."
     def __init__(self,
@@ -135,52 +138,69 @@ class MAMLVolatility:
         seed:int=0, # Decides the first weights
     ):
         if input_dim != len(FEATURES):
-            raise MetavolError(f"input_dim={input_dim}, but a window has {len(FEATURES)} features: {', '.join(FEATURES)}. Use input_dim={len(FEATURES)}.")
-        self.settings = dict(input_dim=input_dim, hidden_dim=hidden_dim, inner_lr=inner_lr, outer_lr=outer_lr, inner_steps=inner_steps, seed=seed)
+            raise MetavolError(f"input_dim={input_dim}, but a window has {len(FEATURES)} features: "
+                               f"{', '.join(FEATURES)}. Use input_dim={len(FEATURES)}.")
+        self.settings = dict(input_dim=input_dim, hidden_dim=hidden_dim, inner_lr=inner_lr, outer_lr=outer_lr,
+                             inner_steps=inner_steps, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = VolatilityNet(input_dim, hidden_dim)
         self.inner_steps,self.rates = inner_steps,constant_rates(self.model, inner_lr)
         self.meta_optimizer = torch.optim.Adam(self.model.parameters(), lr=outer_lr)
         self.standardizer = None
-    def __repr__(self): return f"MAMLVolatility({', '.join(f'{name}={value}' for name,value in self.settings.items())}), {'' if self.standardizer else 'not '}trained"
+    def __repr__(self):
+        return (f"MAMLVolatility({', '.join(f'{name}={value}' for name,value in self.settings.items())}), "
+                f"{'' if self.standardizer else 'not '}trained")
     @property
     def params(self): return dict(self.model.named_parameters())
 
-# %% ../nbs/12_maml.ipynb #8267dd5d
+# %% ../nbs/12_maml.ipynb #28286437
 def _measure(x, y=None): # Raw windows (..., lookback, 11) and decimal labels -> inputs, labels in units of scale, unit
     x = np.asarray(x, dtype='float64')
     if x.ndim < 3 or x.shape[-1] != len(FEATURES):
-        raise MetavolError(f"got windows of shape {x.shape}; needed (n, lookback, {len(FEATURES)}) raw features, as create_tasks cuts them.")
+        raise MetavolError(f"got windows of shape {x.shape}; needed (n, lookback, {len(FEATURES)}) raw features, "
+                           "as create_tasks cuts them.")
     if not x.size: raise MetavolError("no windows at all; needed at least one to adapt on and one to predict.")
-    if not np.isfinite(x).all(): raise MetavolError("a window holds NaN or infinity; compute it with compute_features(bars).")
+    if not np.isfinite(x).all():
+        raise MetavolError("a window holds NaN or infinity; compute it with compute_features(bars).")
     with np.errstate(divide='ignore', invalid='ignore'): inputs,unit = window_inputs(x)
-    if (unit <= 0).any(): raise MetavolError("a window holds no price movement at all, so there is no volatility to scale with; leave it out.")
+    if (unit <= 0).any():
+        raise MetavolError("a window holds no price movement at all, so there is no volatility to scale with; "
+                           "leave it out.")
     return inputs, None if y is None else _labels(y, unit), unit
 
 def _labels(y, unit): # Decimal labels -> labels in units of scale
     y = np.asarray(y, dtype='float64')
-    if y.shape != unit.shape: raise MetavolError(f"{y.shape} labels for {unit.shape} windows; needed one for each window.")
-    if not (np.isfinite(y) & (y >= 0)).all(): raise MetavolError("a label is NaN, infinite or negative; volatility is a finite number, zero or more.")
+    if y.shape != unit.shape:
+        raise MetavolError(f"{y.shape} labels for {unit.shape} windows; needed one for each window.")
+    if not (np.isfinite(y) & (y >= 0)).all():
+        raise MetavolError("a label is NaN, infinite or negative; volatility is a finite number, zero or more.")
     return y/unit
 
-# %% ../nbs/12_maml.ipynb #16d88d1e
+# %% ../nbs/12_maml.ipynb #19d692dc
 def inner_update(self:MAMLVolatility, support_x, support_y):
     "Adapted parameters θ′ for one task: `support_x` (n, lookback, 11) raw, `support_y` (n,) decimal."
     inputs,labels,_ = _measure(support_x, support_y)
     standardize = self.standardizer or fit_standardizer(inputs)
-    return adapt(self.model, self.params, standardize(inputs), torch.as_tensor(labels, dtype=torch.float32), self.rates, self.inner_steps)
+    return adapt(self.model, self.params, standardize(inputs), torch.as_tensor(labels, dtype=torch.float32),
+                 self.rates, self.inner_steps)
 
 def meta_train_step(self:MAMLVolatility, tasks)->float:
     "One Adam step on the mean query loss of `tasks`, a list of (support_x, support_y, query_x, query_y); returns that loss."
     if not len(tasks): raise MetavolError("no tasks in this batch; needed at least one, from create_tasks(features).")
-    if {len(task) for task in tasks} != {4}: raise MetavolError("a task is not (support_x, support_y, query_x, query_y); cut tasks with create_tasks(features).")
-    if len({tuple(np.shape(part) for part in task) for task in tasks}) > 1: raise MetavolError("tasks of different shapes in one batch; cut them with the same settings.")
+    if {len(task) for task in tasks} != {4}:
+        raise MetavolError("a task is not (support_x, support_y, query_x, query_y); "
+                           "cut tasks with create_tasks(features).")
+    if len({tuple(np.shape(part) for part in task) for task in tasks}) > 1:
+        raise MetavolError("tasks of different shapes in one batch; cut them with the same settings.")
     support_x,support_y,query_x,query_y = (np.stack([np.asarray(part) for part in parts]) for parts in zip(*tasks))
     (support_x,support_y,_),(query_x,query_y,_) = _measure(support_x, support_y),_measure(query_x, query_y)
-    if self.standardizer is None: self.standardizer = fit_standardizer(np.concatenate([support_x, query_x], 1).reshape(-1, len(FEATURES)))
+    if self.standardizer is None:
+        self.standardizer = fit_standardizer(np.concatenate([support_x, query_x], 1).reshape(-1, len(FEATURES)))
     labels = [torch.as_tensor(y, dtype=torch.float32) for y in (support_y, query_y)]
-    loss = meta_loss(self.model, self.params, (self.standardizer(support_x), labels[0], self.standardizer(query_x), labels[1]), self.rates, self.inner_steps)
+    loss = meta_loss(self.model, self.params,
+                     (self.standardizer(support_x), labels[0], self.standardizer(query_x), labels[1]),
+                     self.rates, self.inner_steps)
     self.meta_optimizer.zero_grad(); loss.backward(); self.meta_optimizer.step()
     return loss.item()
 
@@ -191,18 +211,23 @@ def adapt_and_predict(self:MAMLVolatility, support_x, support_y, query_x)->np.nd
     standardize = self.standardizer or fit_standardizer(_measure(support_x)[0])
     with torch.no_grad(): return functional_call(self.model, adapted, (standardize(inputs),)).double().numpy()*unit
 
-# %% ../nbs/12_maml.ipynb #958fb0f4
+# %% ../nbs/12_maml.ipynb #f7c0635c
 def save(self:MAMLVolatility, path)->None:
     "Write weights, standardizer and settings to one safetensors file; refuses a learner that was never trained."
-    if self.standardizer is None: raise MetavolError("this learner was never trained; call meta_train_step(tasks) before saving it.")
-    scaling = {'standardizer.mean': torch.tensor(self.standardizer.mean), 'standardizer.std': torch.tensor(self.standardizer.std)}
-    save_tensors(path, {**self.params, **scaling}, {'kind': 'MAMLVolatility', 'features': list(FEATURES), **self.settings})
+    if self.standardizer is None:
+        raise MetavolError("this learner was never trained; call meta_train_step(tasks) before saving it.")
+    scaling = {'standardizer.mean': torch.tensor(self.standardizer.mean),
+               'standardizer.std': torch.tensor(self.standardizer.std)}
+    save_tensors(path, {**self.params, **scaling},
+                 {'kind': 'MAMLVolatility', 'features': list(FEATURES), **self.settings})
 
 def load(cls, path)->MAMLVolatility:
     "Read a learner back; its optimizer starts afresh."
     tensors,about = load_tensors(path, 'MAMLVolatility')
-    learner = cls(**{name: about[name] for name in ('input_dim', 'hidden_dim', 'inner_lr', 'outer_lr', 'inner_steps', 'seed')})
-    learner.standardizer = Standardizer(tensors.pop('standardizer.mean').numpy(), tensors.pop('standardizer.std').numpy())
+    learner = cls(**{name: about[name]
+                     for name in ('input_dim', 'hidden_dim', 'inner_lr', 'outer_lr', 'inner_steps', 'seed')})
+    learner.standardizer = Standardizer(tensors.pop('standardizer.mean').numpy(),
+                                        tensors.pop('standardizer.std').numpy())
     learner.model.load_state_dict(tensors)
     return learner
 

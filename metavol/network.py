@@ -50,7 +50,7 @@ def volatility_loss(
     error = pred - target
     return error.square().mean() + lam*error.abs().mean()
 
-# %% ../nbs/11_network.ipynb #2296d020
+# %% ../nbs/11_network.ipynb #bd90ac6b
 @dataclass(frozen=True, eq=False)
 class Standardizer:
     "Shift and scale learned from training windows; never from what is to be forecast."
@@ -67,6 +67,7 @@ def fit_standardizer(
     inputs:np.ndarray, # (n, n_inputs) scale-free inputs of the training windows
 )->Standardizer: # Columns that never change keep their size
     "Mean and standard deviation of each input over the training windows."
-    if inputs.ndim != 2 or not len(inputs): raise MetavolError(f"inputs of shape {inputs.shape}; needed (n, n_inputs) with at least one training window.")
+    if inputs.ndim != 2 or not len(inputs):
+        raise MetavolError(f"inputs of shape {inputs.shape}; needed (n, n_inputs) with at least one training window.")
     std = inputs.std(axis=0)
     return Standardizer(inputs.mean(axis=0), np.where(std > 1e-12, std, 1.))

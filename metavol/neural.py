@@ -14,7 +14,7 @@ from .bars import MetavolError
 from .tasks import Windows
 from .training import PooledSpec, Start, split_validation, train_network
 
-# %% ../nbs/21_neural.ipynb #3e88883b
+# %% ../nbs/21_neural.ipynb #692d618c
 @dataclass(frozen=True, eq=False)
 class Network:
     "The network of chapter 11, trained on pooled windows and not adapted to anything."
@@ -22,17 +22,21 @@ class Network:
     spec:PooledSpec=field(default_factory=PooledSpec) # Schedule
     starts:tuple[Start, ...]=() # What `adapt` trained
     progress:bool=False # Show a progress bar while training?
-    def __repr__(self): return f"Network: {len(self.starts) or 'no'} trained of {len(self.seeds)} seeds, {self.spec.updates} updates each"
+    def __repr__(self):
+        return (f"Network: {len(self.starts) or 'no'} trained of {len(self.seeds)} seeds, "
+                f"{self.spec.updates} updates each")
     def adapt(self,
         support:Windows, # Labelled windows of many assets
     )->'Network': # A trained one
         "Train a network for each seed, and stop each where it does best on the last dates."
         train,watch = split_validation(support)
-        starts = (train_network(train, watch, replace(self.spec, seed=seed), progress=self.progress) for seed in self.seeds)
+        starts = (train_network(train, watch, replace(self.spec, seed=seed), progress=self.progress)
+                  for seed in self.seeds)
         return replace(self, starts=tuple(starts))
     def predict(self,
         query:Windows, # n origins
     )->np.ndarray: # (n,) volatility over the horizon, decimal
         "Mean forecast of the seeds."
-        if not self.starts: raise MetavolError("this network was never trained; call adapt(windows) with the training windows first.")
+        if not self.starts:
+            raise MetavolError("this network was never trained; call adapt(windows) with the training windows first.")
         return np.mean([start.ratios(query.inputs) for start in self.starts], axis=0)*query.unit

@@ -15,7 +15,7 @@ from scipy.signal import lfilter
 
 from .bars import HistoryError, MetavolError, check_bars, refuse
 
-# %% ../nbs/03_processes.ipynb #6d4a2d2a
+# %% ../nbs/03_processes.ipynb #31b31d07
 class ParameterError(MetavolError):
     "Parameters or shapes for which a process does not exist."
 
@@ -24,16 +24,18 @@ def _checked_returns(
 )->np.ndarray: # The same as float64
     "Demand finite returns with time on the last axis."
     if isinstance(returns, pd.DataFrame) or (isinstance(returns, pd.Series) and returns.index.nlevels > 1):
-        raise ParameterError("returns: got a table of many assets; needed one asset, or an array (n_assets, n_bars) with time last, "
+        raise ParameterError("returns: got a table of many assets; "
+                             "needed one asset, or an array (n_assets, n_bars) with time last, "
                              "for instance returns.unstack('time').to_numpy() where all assets share the same times.")
     values = np.asarray(returns, dtype='float64')
     if not values.size: raise HistoryError("returns: got none; needed at least one return.")
     index = returns.index if isinstance(returns, pd.Series) else pd.RangeIndex(values.shape[-1])
     refuse(~np.isfinite(values).reshape(-1, values.shape[-1]).all(axis=0), index,
-           "a return is missing or infinite; drop it first (log_returns leaves a NaN at the first bar of each asset).", source='returns')
+           "a return is missing or infinite; drop it first (log_returns leaves a NaN at the first bar of each asset).",
+           source='returns')
     return values
 
-# %% ../nbs/03_processes.ipynb #03225bc8
+# %% ../nbs/03_processes.ipynb #dc2a48ab
 def _recursion(
     news:np.ndarray, # (..., n_bars) what each bar adds, variance per bar
     decay:float, # Share of the variance that stays
@@ -42,19 +44,22 @@ def _recursion(
     "variance[t+1] = news[t] + decay*variance[t]"
     start = np.asarray(start, dtype='float64')
     if not (np.isfinite(start) & (start >= 0)).all():
-        raise ParameterError(f"start={start} needs to be a finite variance, zero or more: the square of a volatility per bar, such as 0.01**2.")
+        raise ParameterError(f"start={start} needs to be a finite variance, zero or more: "
+                             "the square of a volatility per bar, such as 0.01**2.")
     first = np.broadcast_to(start, news.shape[:-1])[..., None]
     later,_ = lfilter([1.], [1., -decay], news, axis=-1, zi=decay*first)
     return np.concatenate([first, later], axis=-1)
 
-# %% ../nbs/03_processes.ipynb #399e0049
+# %% ../nbs/03_processes.ipynb #1d58fb95
 def ewma_variance(
     returns:np.ndarray|pd.Series, # (n_bars,) or (n_assets, n_bars), decimal, oldest first
     decay:float=0.94, # Share of the old variance that is kept, between 0 and 1
-    start:float|np.ndarray|None=None, # Variance of the first return, one number or (n_assets,); None: learn it from the returns as they come
+    # Variance of the first return, one number or (n_assets,); None: learn it from the returns as they come
+    start:float|np.ndarray|None=None,
 )->np.ndarray: # (..., n_bars+1) variance per bar; the last is the forecast; without `start` the first is NaN
     "Exponentially weighted mean of past squared returns (RiskMetrics, 1996)."
-    if not 0 < decay < 1: raise ParameterError(f"decay={decay} needs 0 < decay < 1; 0.94 is the standard for daily returns.")
+    if not 0 < decay < 1:
+        raise ParameterError(f"decay={decay} needs 0 < decay < 1; 0.94 is the standard for daily returns.")
     news = (1-decay)*_checked_returns(returns)**2
     if start is not None: return _recursion(news, decay, start)
     variance = _recursion(news, decay, 0.)
@@ -62,7 +67,7 @@ def ewma_variance(
     variance[..., 1:] /= 1 - decay**np.arange(1, variance.shape[-1])
     return variance
 
-# %% ../nbs/03_processes.ipynb #186a5852
+# %% ../nbs/03_processes.ipynb #a8a54839
 def _persistence(
     omega:float, # Constant, variance per bar
     alpha:float, # Weight of the squared return
@@ -72,8 +77,9 @@ def _persistence(
     "Check GARCH parameters and return how much of a deviation survives a bar."
     persistence = alpha + beta + gamma/2
     if omega > 0 and min(alpha, beta, alpha + gamma) >= 0 and persistence < 1: return persistence
-    raise ParameterError(f"omega={omega}, alpha={alpha}, beta={beta}, gamma={gamma}: needed omega > 0, alpha >= 0, beta >= 0, alpha+gamma >= 0 so that "
-                         f"variance stays positive, and alpha+beta+gamma/2 < 1 (here {persistence:.6g}) so that it has a long-run level; "
+    raise ParameterError(f"omega={omega}, alpha={alpha}, beta={beta}, gamma={gamma}: "
+                         "needed omega > 0, alpha >= 0, beta >= 0, alpha+gamma >= 0 so that variance stays positive, "
+                         f"and alpha+beta+gamma/2 < 1 (here {persistence:.6g}) so that it has a long-run level; "
                          "refit with these bounds, or use ewma_variance.")
 
 # %% ../nbs/03_processes.ipynb #9609027f
@@ -124,7 +130,7 @@ class Simulated:
     returns:np.ndarray # (n_bars,) or (n_assets, n_bars), decimal
     sigma:np.ndarray # Same shape: standard deviation of each return given everything before it, decimal, per bar
 
-# %% ../nbs/03_processes.ipynb #410f88dd
+# %% ../nbs/03_processes.ipynb #d38b771c
 def _shape(
     n_bars:int, # Length of each path
     n_assets:int|None, # Number of independent paths; None for a single path without an asset axis
@@ -141,7 +147,8 @@ def _innovations(
 )->np.ndarray: # Mean 0, variance 1
     "Gaussian or Student t innovations of variance one."
     if dof is None: return rng.standard_normal(shape)
-    if not dof > 2: raise ParameterError(f"dof={dof} has no finite variance; needed more than 2, or None for Gaussian innovations.")
+    if not dof > 2:
+        raise ParameterError(f"dof={dof} has no finite variance; needed more than 2, or None for Gaussian innovations.")
     return rng.standard_t(dof, shape)*np.sqrt((dof-2)/dof)
 
 # %% ../nbs/03_processes.ipynb #ca275478
@@ -165,7 +172,7 @@ def simulate_garch(
     sigma = np.sqrt(variance)
     return Simulated(sigma*z, sigma)
 
-# %% ../nbs/03_processes.ipynb #a8e326c1
+# %% ../nbs/03_processes.ipynb #6accaec2
 def simulate_log_sv(
     n_bars:int, # Length of each path
     rng:np.random.Generator, # Source of randomness
@@ -177,8 +184,9 @@ def simulate_log_sv(
 )->Simulated: # Returns and their sigma
     "Log stochastic volatility (Taylor, 1982): volatility moves on its own."
     if not (0 <= persistence < 1 and typical_sigma > 0 and vol_of_vol >= 0):
-        raise ParameterError(f"typical_sigma={typical_sigma}, persistence={persistence}, vol_of_vol={vol_of_vol}: needed a positive typical_sigma, "
-                             "0 <= persistence < 1 and vol_of_vol >= 0, so that log variance has a spread to settle in.")
+        raise ParameterError(f"typical_sigma={typical_sigma}, persistence={persistence}, vol_of_vol={vol_of_vol}: "
+                             "needed a positive typical_sigma, 0 <= persistence < 1 and vol_of_vol >= 0, "
+                             "so that log variance has a spread to settle in.")
     shape = _shape(n_bars, n_assets)
     shocks = vol_of_vol*rng.standard_normal(shape)
     shocks[..., 0] /= np.sqrt(1 - persistence**2) # the first bar is drawn from the long run
@@ -186,7 +194,7 @@ def simulate_log_sv(
     sigma = typical_sigma*np.exp(deviation/2)
     return Simulated(sigma*_innovations(rng, shape, dof), sigma)
 
-# %% ../nbs/03_processes.ipynb #a3584b97
+# %% ../nbs/03_processes.ipynb #08e32e84
 def simulate_regimes(
     n_bars:int, # Length of each path
     rng:np.random.Generator, # Source of randomness
@@ -199,7 +207,8 @@ def simulate_regimes(
     sigmas,stay = np.asarray(sigmas, float), np.asarray(stay, float)
     k = len(sigmas)
     if k < 2 or len(stay) != k or (sigmas <= 0).any() or (stay < 0).any() or (stay >= 1).any():
-        raise ParameterError(f"sigmas={sigmas.tolist()}, stay={stay.tolist()}: needed two or more positive volatilities and as many probabilities, 0 <= stay < 1.")
+        raise ParameterError(f"sigmas={sigmas.tolist()}, stay={stay.tolist()}: "
+                             "needed two or more positive volatilities and as many probabilities, 0 <= stay < 1.")
     shape = _shape(n_bars, n_assets)
     leaves,jump = rng.random(shape), rng.integers(1, k, shape)
     regime = np.empty(shape, int)
@@ -211,7 +220,7 @@ def simulate_regimes(
     sigma = sigmas[regime]
     return Simulated(sigma*_innovations(rng, shape, dof), sigma)
 
-# %% ../nbs/03_processes.ipynb #f2f2ef38
+# %% ../nbs/03_processes.ipynb #ebf70df0
 def simulate_jumps(
     n_bars:int, # Length of each path
     rng:np.random.Generator, # Source of randomness
@@ -223,13 +232,14 @@ def simulate_jumps(
 )->Simulated: # Returns, and the constant sigma that includes jump risk
     "Constant volatility with rare jumps (Merton, 1976)."
     if not (sigma > 0 and jump_rate >= 0 and jump_sigma >= 0):
-        raise ParameterError(f"sigma={sigma}, jump_rate={jump_rate}, jump_sigma={jump_sigma}: needed a positive sigma and the others zero or more.")
+        raise ParameterError(f"sigma={sigma}, jump_rate={jump_rate}, jump_sigma={jump_sigma}: "
+                             "needed a positive sigma and the others zero or more.")
     shape = _shape(n_bars, n_assets)
     diffusion = sigma*_innovations(rng, shape, dof)
     jumps = jump_sigma*np.sqrt(rng.poisson(jump_rate, shape))*rng.standard_normal(shape)
     return Simulated(diffusion + jumps, np.full(shape, np.sqrt(sigma**2 + jump_rate*jump_sigma**2)))
 
-# %% ../nbs/03_processes.ipynb #6f665b66
+# %% ../nbs/03_processes.ipynb #2628a7ea
 def simulate_bars(
     sigma:np.ndarray, # (n_bars,) or (n_assets, n_bars), volatility per bar, decimal
     n_steps:int, # Price changes within each bar
@@ -243,14 +253,17 @@ def simulate_bars(
     "Bars of a random walk within each bar, whose volatility is known."
     sigma = np.asarray(sigma, dtype='float64')
     prices,volume = _walk(sigma, n_steps, rng, returns, overnight)
-    columns = {'open': prices[..., 0], 'high': prices.max(axis=-1), 'low': prices.min(axis=-1), 'close': prices[..., -1]}
+    columns = {'open': prices[..., 0], 'high': prices.max(axis=-1),
+               'low': prices.min(axis=-1), 'close': prices[..., -1]}
     time = pd.date_range(start, periods=sigma.shape[-1], freq=freq, tz='UTC', name='time')
-    index = time if sigma.ndim == 1 else pd.MultiIndex.from_product([[f'SIM{i}' for i in range(len(sigma))], time], names=['symbol', 'time'])
-    bars = pd.DataFrame({name: price*column.ravel() for name,column in columns.items()} | {'volume': volume.ravel()}, index)
+    index = time if sigma.ndim == 1 else pd.MultiIndex.from_product(
+        [[f'SIM{i}' for i in range(len(sigma))], time], names=['symbol', 'time'])
+    bars = pd.DataFrame({name: price*column.ravel() for name,column in columns.items()} | {'volume': volume.ravel()},
+                        index)
     bars.attrs = {'source': 'simulated'}
     return check_bars(bars, 'simulated bars')
 
-# %% ../nbs/03_processes.ipynb #f8e97703
+# %% ../nbs/03_processes.ipynb #efd4ccf0
 def _walk(
     sigma:np.ndarray, # (..., n_bars) volatility per bar, decimal
     n_steps:int, # Price changes within each bar
@@ -260,12 +273,14 @@ def _walk(
 )->tuple[np.ndarray, np.ndarray]: # Prices (..., n_bars, n_steps+1) from open to close, and volume (..., n_bars)
     "Walk through every bar, starting from a price of one."
     if not (sigma.ndim in (1, 2) and sigma.size and (sigma > 0).all() and n_steps >= 1 and 0 <= overnight < 1):
-        raise ParameterError(f"sigma of shape {sigma.shape}, n_steps={n_steps}, overnight={overnight}: needed positive sigma (n_bars,) or (n_assets, n_bars), "
+        raise ParameterError(f"sigma of shape {sigma.shape}, n_steps={n_steps}, overnight={overnight}: "
+                             "needed positive sigma (n_bars,) or (n_assets, n_bars), "
                              "n_steps >= 1 and 0 <= overnight < 1.")
     share = np.r_[overnight, np.full(n_steps, (1-overnight)/n_steps)]
     path = (sigma[..., None]*np.sqrt(share)*rng.standard_normal((*sigma.shape, n_steps + 1))).cumsum(axis=-1)
     if returns is not None:
-        if np.shape(returns) != sigma.shape: raise ParameterError(f"returns of shape {np.shape(returns)} need the shape of sigma, {sigma.shape}.")
+        if np.shape(returns) != sigma.shape:
+            raise ParameterError(f"returns of shape {np.shape(returns)} need the shape of sigma, {sigma.shape}.")
         path += share.cumsum()*(np.asarray(returns) - path[..., -1])[..., None]
     moves = path[..., -1].copy()
     path += (moves.cumsum(axis=-1) - moves)[..., None]

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-# %% ../nbs/api/report.ipynb #b2ab86bb
+# %% ../nbs/api/report.ipynb #61743e79
 @dataclass(frozen=True)
 class Text:
     "A paragraph."
@@ -29,7 +29,8 @@ class Table:
     caption:str # What it holds, and in which units
     digits:int=4 # Significant digits of a number
     def html(self):
-        shown = self.frame.to_html(float_format=lambda x: f"{x:.{self.digits}g}", border=0, na_rep='', index_names=False)
+        shown = self.frame.to_html(float_format=lambda x: f"{x:.{self.digits}g}", border=0, na_rep='',
+                                   index_names=False)
         return f"<figure class='table'><figcaption>{html.escape(self.caption)}</figcaption><div>{shown}</div></figure>"
 
 @dataclass(frozen=True)
@@ -44,24 +45,33 @@ class Picture:
         text,data = html.escape(self.alt, quote=True),base64.b64encode(buffer.getvalue()).decode()
         return f"<figure><img alt='{text}' src='data:image/png;base64,{data}'><figcaption>{text}</figcaption></figure>"
 
-# %% ../nbs/api/report.ipynb #a050d9b2
+# %% ../nbs/api/report.ipynb #4ac05131
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --soft: #5c5c5c; --paper: #ffffff; --line: #d9d9d9; --mark: #fdf1e7 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --soft: #a8a8a8; --paper: #16181c; --line: #3a3d43; --mark: #35281c } }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
-figure { margin: 1.2rem 0 } figcaption { color: var(--soft); font-size: .92rem } img { max-width: 100%; background: #fff; border-radius: 4px }
-.table div { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; margin-top: .4rem }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap } tbody th { text-align: left; font-weight: 500 }
+@media (prefers-color-scheme: dark) { \
+:root { --ink: #e8e8e8; --soft: #a8a8a8; --paper: #16181c; --line: #3a3d43; --mark: #35281c } }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); \
+max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.7rem; margin-bottom: .2rem } \
+h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
+figure { margin: 1.2rem 0 } figcaption { color: var(--soft); font-size: .92rem } \
+img { max-width: 100%; background: #fff; border-radius: 4px }
+.table div { overflow-x: auto } \
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem; margin-top: .4rem }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap } \
+tbody th { text-align: left; font-weight: 500 }
 tbody tr:hover { background: var(--mark) }
 """
 
-# %% ../nbs/api/report.ipynb #40038731
+# %% ../nbs/api/report.ipynb #90f186ed
 def html_page(
     title:str, # Heading of the page
     sections:dict[str, list], # Heading of each section, and its `Text`, `Table` and `Picture` parts
 )->str: # A whole page that needs no other file
     "Join sections into one self-contained page, light or dark as the reader prefers."
-    body = ''.join(f"<section><h2>{html.escape(name)}</h2>{''.join(part.html() for part in parts)}</section>\n" for name,parts in sections.items())
-    return (f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n{body}</body></html>\n")
+    body = ''.join(f"<section><h2>{html.escape(name)}</h2>{''.join(part.html() for part in parts)}</section>\n"
+                   for name,parts in sections.items())
+    return ("<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+            "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n"
+            f"<body><h1>{html.escape(title)}</h1>\n{body}</body></html>\n")

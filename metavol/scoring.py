@@ -19,7 +19,7 @@ from statsmodels.regression.linear_model import OLS
 
 from .bars import MetavolError, as_panel, check_index, describe_row
 
-# %% ../nbs/22_scoring.ipynb #0421636d
+# %% ../nbs/22_scoring.ipynb #cc6eea06
 class ForecastError(MetavolError):
     "A forecast that cannot be judged or traded."
 
@@ -33,10 +33,10 @@ def check_sigma_hat(
     if not broken.any(): return
     first,count = int(np.argmax(broken)), int(broken.sum())
     others = f", and {count - 1} more of its forecasts are unusable" if count > 1 else ""
-    raise ForecastError(f"{model}: {describe_row(sigma_hat.index, first)}: the forecast is {values[first]}{others}; needed a finite "
-                        "volatility above zero. Repair the model or leave it out.")
+    raise ForecastError(f"{model}: {describe_row(sigma_hat.index, first)}: the forecast is {values[first]}{others}; "
+                        "needed a finite volatility above zero. Repair the model or leave it out.")
 
-# %% ../nbs/22_scoring.ipynb #61320eb1
+# %% ../nbs/22_scoring.ipynb #17c8c52c
 OUTCOMES = ['realized', 'current']
 
 def check_forecasts(
@@ -44,20 +44,25 @@ def check_forecasts(
 )->pd.DataFrame: # The same table as float64, index in UTC
     "Return a table that can be scored, or name the first model, asset and time that cannot."
     if not isinstance(forecasts, pd.DataFrame):
-        raise ForecastError(f"forecasts: got a {type(forecasts).__name__}, needed a pandas DataFrame with columns realized, current and one per model.")
+        raise ForecastError(f"forecasts: got a {type(forecasts).__name__}, "
+                            "needed a pandas DataFrame with columns realized, current and one per model.")
     if missing := [name for name in OUTCOMES if name not in forecasts.columns]:
-        raise ForecastError(f"forecasts: no column {', '.join(missing)}; needed realized (volatility of the next bars), current "
-                            f"(volatility of the last bars) and one column per model. The columns are {', '.join(map(str, forecasts.columns))}.")
+        raise ForecastError(f"forecasts: no column {', '.join(missing)}; "
+                            "needed realized (volatility of the next bars), current (volatility of the last bars) "
+                            "and one column per model. "
+                            f"The columns are {', '.join(map(str, forecasts.columns))}.")
     if not len(forecasts) or not model_names(forecasts):
-        raise ForecastError(f"forecasts: {len(forecasts)} rows and {len(model_names(forecasts))} models; needed at least one of each.")
+        raise ForecastError(f"forecasts: {len(forecasts)} rows and {len(model_names(forecasts))} models; "
+                            "needed at least one of each.")
     indexed = as_panel(forecasts.set_axis(check_index(forecasts, 'forecasts')))
     try: table = indexed.astype('float64')
-    except (TypeError, ValueError) as error: raise ForecastError(f"forecasts: a column is not numeric ({error}); keep numbers only.") from error
+    except (TypeError, ValueError) as error:
+        raise ForecastError(f"forecasts: a column is not numeric ({error}); keep numbers only.") from error
     check_outcomes(table)
     for model in model_names(table): check_sigma_hat(table[model], model)
     return table
 
-# %% ../nbs/22_scoring.ipynb #07a643a2
+# %% ../nbs/22_scoring.ipynb #705be0a0
 def model_names(
     forecasts:pd.DataFrame, # A table of forecasts
 )->list[str]: # The columns that are forecasts
@@ -73,8 +78,9 @@ def check_outcomes(
         broken = ~(np.isfinite(values) & (values >= 0))
         if broken.any():
             first = int(np.argmax(broken))
-            raise ForecastError(f"forecasts: {describe_row(forecasts.index, first)}: {name} is {values[first]}; needed a finite volatility, "
-                                "zero or more. Drop origins whose future has not happened yet with forecasts.dropna().")
+            raise ForecastError(f"forecasts: {describe_row(forecasts.index, first)}: {name} is {values[first]}; "
+                                "needed a finite volatility, zero or more. "
+                                "Drop origins whose future has not happened yet with forecasts.dropna().")
 
 # %% ../nbs/22_scoring.ipynb #c3c1791e
 def squared_error(
@@ -172,7 +178,7 @@ def laplace_floor(
     transform = np.exp(-np.outer(u, z**2)) @ (2*step*z*density(z))
     return float(np.log(horizon) + step*(transform**horizon - np.exp(-u)).sum())
 
-# %% ../nbs/22_scoring.ipynb #7206cb27
+# %% ../nbs/22_scoring.ipynb #061f630b
 def date_differences(
     forecasts:pd.DataFrame, # Index (symbol, time); columns `realized`, `current` and one per model
     model:str, # The column under test
@@ -183,11 +189,12 @@ def date_differences(
     forecasts = check_forecasts(forecasts)
     for name in (model, benchmark):
         if name not in forecasts.columns or name in OUTCOMES:
-            raise ForecastError(f"{name!r} is not a model of this table; choose from {', '.join(model_names(forecasts))}.")
+            raise ForecastError(f"{name!r} is not a model of this table; "
+                                f"choose from {', '.join(model_names(forecasts))}.")
     lost = losses(forecasts[[*OUTCOMES, *dict.fromkeys([model, benchmark])]], loss)
     return (lost[model] - lost[benchmark]).groupby(level='time').mean().dropna()
 
-# %% ../nbs/22_scoring.ipynb #9b2cc27c
+# %% ../nbs/22_scoring.ipynb #39754700
 def mean_test(
     differences:np.ndarray, # (n,) loss differences in order of time
     overlap:int=1, # Consecutive differences that share a return
@@ -196,11 +203,14 @@ def mean_test(
     "Is the mean of a correlated series zero? Newey-West errors, small-sample factor, Student t."
     n,needed = len(differences), max(20, 8*overlap)
     if n < needed:
-        raise MetavolError(f"{n} dates are too few for the test: differences that overlap {overlap} deep need at least {needed}; score more origins.")
+        raise MetavolError(f"{n} dates are too few for the test: "
+                           f"differences that overlap {overlap} deep need at least {needed}; score more origins.")
     if lags is None: lags = max(overlap - 1, ceil(1.3*sqrt(n)))
     if not overlap - 1 <= lags < n:
-        raise MetavolError(f"lags={lags}: needed at least {overlap - 1}, because targets overlap, and fewer than the {n} dates.")
-    fit = OLS(np.asarray(differences), np.ones(n)).fit(cov_type='HAC', cov_kwds={'maxlags': lags, 'use_correction': False})
+        raise MetavolError(f"lags={lags}: needed at least {overlap - 1}, because targets overlap, "
+                           f"and fewer than the {n} dates.")
+    fit = OLS(np.asarray(differences), np.ones(n)).fit(cov_type='HAC',
+                                                       cov_kwds={'maxlags': lags, 'use_correction': False})
     terms = lags + 1
     factor = sqrt((n + 1 - 2*terms + terms*(terms - 1)/n)/n)
     mean,error = float(fit.params[0]), float(fit.bse[0])/factor

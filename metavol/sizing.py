@@ -15,7 +15,7 @@ import pandas as pd
 from .bars import MetavolError, as_panel, check_index, check_number, check_type
 from .scoring import ForecastError, check_sigma_hat
 
-# %% ../nbs/30_sizing.ipynb #1abd13d6
+# %% ../nbs/30_sizing.ipynb #92863363
 @dataclass(frozen=True)
 class SizingSpec:
     "How a forecast of volatility becomes a position, long only."
@@ -28,7 +28,8 @@ class SizingSpec:
         for name in self.__dataclass_fields__:
             check_number(getattr(self, name), name)
         if not self.target_risk or not self.max_gross:
-            raise MetavolError(f"target_risk={self.target_risk}, max_gross={self.max_gross}: nothing could ever be held; both must be above zero.")
+            raise MetavolError(f"target_risk={self.target_risk}, max_gross={self.max_gross}: "
+                               "nothing could ever be held; both must be above zero.")
         if not self.min_weight <= self.max_weight:
             raise MetavolError(f"min_weight={self.min_weight} is above max_weight={self.max_weight}; exchange them.")
 
@@ -45,19 +46,21 @@ def size_positions(
     gross = weights.sum(axis=1, keepdims=True)
     return weights*np.minimum(1, spec.max_gross/np.maximum(gross, spec.max_gross))
 
-# %% ../nbs/30_sizing.ipynb #9d626134
+# %% ../nbs/30_sizing.ipynb #75248d58
 def check_horizon_forecasts(
     forecasts:pd.Series, # Forecasts of one model by time or by (symbol, time), volatility over `horizon` bars, decimal
     horizon:int, # Bars in each forecast
 )->pd.Series: # The same as float64, index in UTC
     "Return forecasts of one model that can be traded, or say which cannot."
     if not isinstance(forecasts, pd.Series):
-        raise ForecastError(f"forecasts: got a {type(forecasts).__name__}, needed a pandas Series, the column of one model; use forecasts['ewma'], for instance.")
+        raise ForecastError(f"forecasts: got a {type(forecasts).__name__}, needed a pandas Series, "
+                            "the column of one model; use forecasts['ewma'], for instance.")
     if not len(forecasts): raise ForecastError("forecasts: the series is empty; needed at least one forecast.")
     if horizon < 1: raise MetavolError(f"horizon={horizon}: needed at least one bar.")
     indexed = forecasts.set_axis(check_index(forecasts, 'forecasts'))
     try: checked = indexed.astype('float64')
-    except (TypeError, ValueError) as error: raise ForecastError(f"forecasts: the values are not numeric ({error}); keep numbers only.") from error
+    except (TypeError, ValueError) as error:
+        raise ForecastError(f"forecasts: the values are not numeric ({error}); keep numbers only.") from error
     check_sigma_hat(checked, str(forecasts.name or 'forecasts'))
     return checked
 

@@ -7,7 +7,7 @@ __all__ = ['SAMPLE_STUDIES', 'StudySpec', 'train_meta', 'enter', 'league_table',
            'trade_all', 'plot_league', 'plot_forecasts', 'plot_differences', 'plot_equity', 'prepare_folder',
            'study_report', 'save_study', 'read_forecasts', 'find_leaks']
 
-# %% ../nbs/33_study.ipynb #87040fb2
+# %% ../nbs/33_study.ipynb #195d8434
 import json
 import platform
 import tempfile
@@ -31,11 +31,12 @@ from .neural import Network
 from .report import Picture, Table, Text, html_page
 from .scoring import date_differences, diebold_mariano, noise_floor, score
 from .sizing import SizingSpec
-from .tasks import DAILY, HOURLY, TaskSpec, Windows, asked_between, asset_tasks, known_at, labelled, make_windows, regime_tasks, stack_tasks, window_tasks
+from .tasks import (DAILY, HOURLY, TaskSpec, Windows, asked_between, asset_tasks, known_at, labelled,
+                           make_windows, regime_tasks, stack_tasks, window_tasks)
 from .training import MetaVol, PooledSpec, TrainingSpec, combine, meta_train, save_model, split_validation
 from .walk_forward import Entrant, walk_forward
 
-# %% ../nbs/33_study.ipynb #2fdf75a9
+# %% ../nbs/33_study.ipynb #4c1bd9a1
 @dataclass(frozen=True)
 class StudySpec:
     "Who is trained on, who is tested, from when on, and with which seeds."
@@ -54,13 +55,17 @@ class StudySpec:
     n_jobs:int=2 # Processes for models that are fitted one at a time
     def __post_init__(self):
         both = sorted(set(self.train) & set(self.test))
-        if both: raise MetavolError(f"{', '.join(both[:5])} would be trained on and tested; the claim is about assets never trained on, so choose disjoint symbols.")
+        if both:
+            raise MetavolError(f"{', '.join(both[:5])} would be trained on and tested; the claim is about assets never "
+                               "trained on, so choose disjoint symbols.")
         for name in ('every', 'refit_every'): check_number(getattr(self, name), name, least=1, whole=True)
         check_type(self.split, str, 'split', 'a date such as 2018-01-01, as text')
         if not self.seeds: raise MetavolError("seeds=(): needed at least one seed, for instance (0, 1, 2).")
-        if not self.train or not self.test: raise MetavolError(f"{len(self.train)} symbols to train on and {len(self.test)} to test; both are needed.")
+        if not self.train or not self.test:
+            raise MetavolError(f"{len(self.train)} symbols to train on and {len(self.test)} to test; both are needed.")
         try: pd.Timestamp(self.split)
-        except ValueError as error: raise MetavolError(f"split={self.split!r} is not a date; write it as 2018-01-01.") from error
+        except ValueError as error:
+            raise MetavolError(f"split={self.split!r} is not a date; write it as 2018-01-01.") from error
 
 # %% ../nbs/33_study.ipynb #29b8707d
 SAMPLE_STUDIES = {
@@ -68,7 +73,7 @@ SAMPLE_STUDIES = {
     'crypto': StudySpec(train=('BTC', 'ETH', 'XRP'), test=('EOS', 'LTC'), split='2019-01-01', task=HOURLY, every=4,
                         sizing=SizingSpec(target_risk=.01/24**.5), bars_per_year=365*24)}
 
-# %% ../nbs/33_study.ipynb #790c7cfc
+# %% ../nbs/33_study.ipynb #30d124ef
 def train_meta(
     training:Windows, # Labelled windows of the training assets
     network:Network, # Trained on the same windows; each of its seeds becomes a start
@@ -77,8 +82,10 @@ def train_meta(
 )->MetaVol: # One member for each seed
     "Meta-train from every seed of the pooled network, on tasks by asset, regime and calendar window."
     train,watch = split_validation(training)
-    kinds = [asset_tasks(train, step=1), regime_tasks(train, step=1), window_tasks(train, np.random.default_rng(0), step=1)]
-    models = [meta_train(start, kinds, asset_tasks(watch, step=1), replace(spec.meta, seed=seed), progress=progress) for seed,start in zip(spec.seeds, network.starts)]
+    kinds = [asset_tasks(train, step=1), regime_tasks(train, step=1),
+             window_tasks(train, np.random.default_rng(0), step=1)]
+    models = [meta_train(start, kinds, asset_tasks(watch, step=1), replace(spec.meta, seed=seed), progress=progress)
+              for seed,start in zip(spec.seeds, network.starts)]
     return combine(models)
 
 def enter(
@@ -99,7 +106,7 @@ def enter(
         Entrant('Network', network, 'full_history'),
         Entrant('Meta-Vol', model, 'full_history', 'each_task')]
 
-# %% ../nbs/33_study.ipynb #5913b667
+# %% ../nbs/33_study.ipynb #7748fe51
 def league_table(
     forecasts:pd.DataFrame, # From `walk_forward`, with its `attrs`
     every:int=1, # Bars between two origins of an asset
@@ -107,14 +114,20 @@ def league_table(
 )->pd.DataFrame: # One row a model, best QLIKE first
     "Score all models on the same origins, with the p value of the difference to one of them (Diebold & Mariano, 1995)."
     horizon,scores = forecasts.attrs['horizon'],score(forecasts)
-    table = pd.DataFrame({'information': pd.Series(forecasts.attrs['information']), 'qlike': scores['qlike'], 'mse_variance': scores['mse_variance'],
-                          'mse': scores['mse'], 'mse_relative': scores['mse']/scores.loc['Historical', 'mse'], 'mae': scores['mae'], 'hit_rate': scores['hit_rate']})
+    table = pd.DataFrame({
+        'information': pd.Series(forecasts.attrs['information']),
+        'qlike': scores['qlike'], 'mse_variance': scores['mse_variance'],
+        'mse': scores['mse'], 'mse_relative': scores['mse']/scores.loc['Historical', 'mse'],
+        'mae': scores['mae'], 'hit_rate': scores['hit_rate']})
     for loss in ('qlike', 'mse'):
-        tests = {name: diebold_mariano(forecasts, name, champion, loss, horizon, every).p_value for name in scores.index if name != champion}
+        tests = {name: diebold_mariano(forecasts, name, champion, loss, horizon, every).p_value
+                 for name in scores.index if name != champion}
         table[f'p_{loss}'] = pd.Series(tests)
-    return table.assign(fallbacks=pd.Series(forecasts.attrs['fallbacks']), origins=scores['origins'], zero_realized=scores['zero_realized']).sort_values('qlike').rename_axis('model')
+    return (table.assign(fallbacks=pd.Series(forecasts.attrs['fallbacks']), origins=scores['origins'],
+                         zero_realized=scores['zero_realized'])
+            .sort_values('qlike').rename_axis('model'))
 
-# %% ../nbs/33_study.ipynb #753cefce
+# %% ../nbs/33_study.ipynb #9defca2d
 @dataclass(frozen=True, eq=False, repr=False)
 class Study:
     "What a study found."
@@ -126,13 +139,15 @@ class Study:
     facts:dict # Data, hash, versions
     def __repr__(self):
         time = self.forecasts.index.get_level_values('time')
-        return (f"Study: {len(self.spec.train)} assets trained before {self.spec.split}, {self.forecasts.index.get_level_values(0).nunique()} tested, "
-                f"{len(self.forecasts):,} forecasts from {time.min():%Y-%m-%d} to {time.max():%Y-%m-%d}, best QLIKE {self.league.index[0]}")
+        return (f"Study: {len(self.spec.train)} assets trained before {self.spec.split}, "
+                f"{self.forecasts.index.get_level_values(0).nunique()} tested, "
+                f"{len(self.forecasts):,} forecasts from {time.min():%Y-%m-%d} to {time.max():%Y-%m-%d}, "
+                f"best QLIKE {self.league.index[0]}")
     @property
     def backtest_table(self): # One row a model: the summary of its backtest
         return pd.DataFrame({name: result.summary for name,result in self.backtests.items()}).T.rename_axis('model')
 
-# %% ../nbs/33_study.ipynb #a34379ce
+# %% ../nbs/33_study.ipynb #677b82c4
 def study_windows(
     bars:pd.DataFrame, # Bars of many assets
     symbols:Sequence[str], # Which of them
@@ -142,10 +157,12 @@ def study_windows(
     panel = as_panel(bars)
     there = panel.index.get_level_values(0).unique()
     missing = [name for name in symbols if name not in there]
-    if missing: raise MetavolError(f"no bars of {', '.join(missing[:5])}; the bars hold {', '.join(there[:8])}{', ...' if len(there) > 8 else ''}.")
+    if missing:
+        raise MetavolError(f"no bars of {', '.join(missing[:5])}; "
+                           f"the bars hold {', '.join(there[:8])}{', ...' if len(there) > 8 else ''}.")
     return make_windows(compute_features(panel[panel.index.get_level_values(0).isin(symbols)]), spec.task)
 
-# %% ../nbs/33_study.ipynb #c6d7001a
+# %% ../nbs/33_study.ipynb #326553c9
 def run_study(
     train_bars:pd.DataFrame, # Bars that hold the training symbols
     test_bars:pd.DataFrame, # Bars that hold the test symbols; may be the same table
@@ -155,13 +172,16 @@ def run_study(
     "Train before the split, forecast unseen assets after it, score and trade; the same seed gives the same bits."
     check_type(spec, StudySpec, 'spec', "a StudySpec, for instance SAMPLE_STUDIES['stocks']")
     train_bars,test_bars = check_bars(train_bars, 'training bars'),check_bars(test_bars, 'test bars')
-    training = known_at(labelled(study_windows(train_bars, spec.train, spec)), pd.Timestamp(spec.split) - pd.Timedelta('1us'))
+    training = known_at(labelled(study_windows(train_bars, spec.train, spec)),
+                        pd.Timestamp(spec.split) - pd.Timedelta('1us'))
     asked = labelled(asked_between(study_windows(test_bars, spec.test, spec), spec.split))
     _check_split(training, asked, spec)
     network = Network(spec.seeds, spec.pooled, progress=progress).adapt(training)
     model = train_meta(training, network, spec, progress)
-    forecasts = walk_forward(enter(network, model, training), _every(asked, spec.every), spec.refit_every, spec.n_jobs, progress)
-    return Study(spec, league_table(forecasts, spec.every), forecasts, trade_all(test_bars, forecasts, spec), model, _facts(train_bars, test_bars, training))
+    forecasts = walk_forward(enter(network, model, training), _every(asked, spec.every),
+                             spec.refit_every, spec.n_jobs, progress)
+    return Study(spec, league_table(forecasts, spec.every), forecasts, trade_all(test_bars, forecasts, spec),
+                 model, _facts(train_bars, test_bars, training))
 
 def _every(windows, step): # Every `step`-th origin of each asset, counted from its first
     asset = windows.history.asset[windows.origin]
@@ -169,22 +189,29 @@ def _every(windows, step): # Every `step`-th origin of each asset, counted from 
     return windows[(windows.origin - np.repeat(first, np.bincount(asset)[np.unique(asset)])) % step == 0]
 
 def _check_split(training, asked, spec):
-    if not len(training): raise HistoryError(f"no training window was complete before {spec.split}; choose a later split or load an earlier history.")
-    if not len(asked): raise HistoryError(f"no test window is asked from {spec.split} on; choose an earlier split or load a later history.")
+    if not len(training):
+        raise HistoryError(f"no training window was complete before {spec.split}; "
+                           "choose a later split or load an earlier history.")
+    if not len(asked):
+        raise HistoryError(f"no test window is asked from {spec.split} on; "
+                           "choose an earlier split or load a later history.")
 
 def trade_all(bars, forecasts, spec): # The same sizing and costs on the forecasts of every model
     panel = as_panel(bars)
     panel = panel[panel.index.get_level_values(0).isin(spec.test)]
     models = forecasts.columns.drop(['realized', 'current'])
-    return {name: run_backtest(panel, forecasts[name], spec.task.horizon, spec.sizing, spec.costs, spec.bars_per_year) for name in models}
+    return {name: run_backtest(panel, forecasts[name], spec.task.horizon, spec.sizing, spec.costs, spec.bars_per_year)
+            for name in models}
 
 def _facts(train_bars, test_bars, training):
     names = ('metavol', 'torch', 'numpy', 'pandas', 'scipy', 'statsmodels', 'arch', 'bidask')
-    return {'train_hash': data_hash(train_bars), 'test_hash': data_hash(test_bars), 'sources': sorted({str(b.attrs.get('source', 'not stated')) for b in (train_bars, test_bars)}),
-            'training_windows': len(training), 'training_from': str(training.time.min())[:10], 'training_to': str(training.label_time.max())[:10],
+    return {'train_hash': data_hash(train_bars), 'test_hash': data_hash(test_bars),
+            'sources': sorted({str(b.attrs.get('source', 'not stated')) for b in (train_bars, test_bars)}),
+            'training_windows': len(training),
+            'training_from': str(training.time.min())[:10], 'training_to': str(training.label_time.max())[:10],
             'versions': {'python': platform.python_version(), **{name: version(name) for name in names}}}
 
-# %% ../nbs/33_study.ipynb #118adc92
+# %% ../nbs/33_study.ipynb #5cc3667a
 def plot_league(
     study:Study, # A finished study
 )->Figure: # Bars of QLIKE with the noise floor
@@ -194,7 +221,8 @@ def plot_league(
     ax.barh(table.index, table['qlike'], color=[model_color(name) for name in table.index])
     floor = noise_floor(study.spec.task.horizon)
     ax.axvline(floor, color=COLORS['true'], ls='--')
-    ax.text(floor, 1.01, 'perfect forecast, Gaussian returns', color=COLORS['true'], fontsize=9, ha='center', transform=ax.get_xaxis_transform())
+    ax.text(floor, 1.01, 'perfect forecast, Gaussian returns', color=COLORS['true'], fontsize=9, ha='center',
+            transform=ax.get_xaxis_transform())
     ax.set(xlabel='QLIKE on variance (lower is better)')
     ax.set_title(f"{study.league.index[0]} has the lowest QLIKE on {len(study.forecasts):,} forecasts", pad=18)
     return fig
@@ -212,11 +240,13 @@ def plot_forecasts(
     horizon = study.spec.task.horizon
     error = {name: np.mean((table[name] - table['realized'])**2)**.5 for name in models}
     best = min(error, key=error.get)
-    ax.set(ylabel=f'volatility over {horizon} bars (%)', title=f"{symbol}, {table.index[0]:%Y-%m-%d} to {table.index[-1]:%Y-%m-%d}: {best} errs least, by {error[best]:.2g} points (root mean square)")
+    ax.set(ylabel=f'volatility over {horizon} bars (%)',
+           title=f"{symbol}, {table.index[0]:%Y-%m-%d} to {table.index[-1]:%Y-%m-%d}: "
+                 f"{best} errs least, by {error[best]:.2g} points (root mean square)")
     ax.legend(frameon=False, ncols=3); ax.tick_params(axis='x', rotation=15)
     return fig
 
-# %% ../nbs/33_study.ipynb #e2a70f86
+# %% ../nbs/33_study.ipynb #77016d3a
 def plot_differences(
     study:Study, # A finished study
     champion:str='Meta-Vol', # Model whose losses are subtracted
@@ -228,7 +258,8 @@ def plot_differences(
     for name,gain in gains.items(): ax.plot(gain, color=model_color(name), label=name)
     ax.axhline(0, color=COLORS['true'], lw=1)
     behind = sum(gain.iloc[-1] > 0 for gain in gains.values())
-    ax.set(ylabel='QLIKE difference, mean over assets,\nadded up over dates', title=f"{champion} ends ahead of {behind} of {len(rivals)} rivals (up: {champion} gains)")
+    ax.set(ylabel='QLIKE difference, mean over assets,\nadded up over dates',
+           title=f"{champion} ends ahead of {behind} of {len(rivals)} rivals (up: {champion} gains)")
     ax.legend(frameon=False, ncols=3, fontsize=9); ax.tick_params(axis='x', rotation=15)
     return fig
 
@@ -240,11 +271,13 @@ def plot_equity(
     fig,ax = plt.subplots(figsize=(8, 3))
     for name in models: ax.plot(study.backtests[name].equity, color=model_color(name), label=name)
     gap = (study.backtest_table.loc[list(models), 'risk_ratio'] - 1).abs()
-    ax.set(ylabel='equity (1 at the start)', title=f"After costs, {gap.idxmin()} holds the risk closest to its target ({study.backtests[gap.idxmin()].summary['risk_ratio']:.2f} of it)")
+    ax.set(ylabel='equity (1 at the start)',
+           title=f"After costs, {gap.idxmin()} holds the risk closest to its target "
+                 f"({study.backtests[gap.idxmin()].summary['risk_ratio']:.2f} of it)")
     ax.legend(frameon=False, ncols=3, fontsize=9); ax.tick_params(axis='x', rotation=15)
     return fig
 
-# %% ../nbs/33_study.ipynb #0ba6b81b
+# %% ../nbs/33_study.ipynb #041dd104
 def prepare_folder(
     path:str|Path, # Folder for results, made if it is not there
 )->Path: # The folder, proven writable
@@ -254,10 +287,11 @@ def prepare_folder(
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path) as file: file.write(b'x')
     except OSError as error:
-        raise MetavolError(f"{path}: cannot write there ({error.strerror or error}); choose another folder with --out.") from error
+        raise MetavolError(f"{path}: cannot write there ({error.strerror or error}); "
+                           "choose another folder with --out.") from error
     return path
 
-# %% ../nbs/33_study.ipynb #97a24b70
+# %% ../nbs/33_study.ipynb #dbef5456
 def study_report(
     study:Study, # A finished study
 )->str: # A self-contained page
@@ -265,23 +299,46 @@ def study_report(
     spec,league = study.spec,study.league
     meta,others = league.loc['Meta-Vol'],league.drop('Meta-Vol')
     bars = 'hours' if spec.bars_per_year > 366 else 'days'
-    lead = (f"Meta-Vol was trained on {', '.join(spec.train[:6])}{' and others' if len(spec.train) > 6 else ''} before {spec.split}, and then forecast {', '.join(spec.test[:6])}{' and others' if len(spec.test) > 6 else ''}, "
-            f"which it had never seen, {spec.task.horizon} {bars} ahead, adapting to ten labelled examples each time. By QLIKE, which ranks correctly when the target is noisy, {league.index[0]} is first. Meta-Vol is better than "
-            f"{(others['qlike'] > meta['qlike']).sum()} of {len(others)} rivals by QLIKE and than {(others['mse'] > meta['mse']).sum()} by mean squared error; "
-            f"the differences that would be rare by luck (p < 5 %) are {(others['p_qlike'] < .05).sum()} and {(others['p_mse'] < .05).sum()}.")
-    how = (f"Forecasts start once an asset has {WARM_UP + spec.task.lookback + spec.task.n_support*spec.task.stride} bars: {WARM_UP} for the features, {spec.task.lookback} to look back on, and ten labelled examples {spec.task.stride} bars apart. "
-           f"Information sets: few_shot models use the task's own bars alone; full_history models use everything before the origin, and pooled ones all training assets. A perfect forecast would score QLIKE {noise_floor(spec.task.horizon):.3f} if returns were Gaussian.")
+    lead = (f"Meta-Vol was trained on {', '.join(spec.train[:6])}{' and others' if len(spec.train) > 6 else ''} "
+            f"before {spec.split}, "
+            f"and then forecast {', '.join(spec.test[:6])}{' and others' if len(spec.test) > 6 else ''}, "
+            f"which it had never seen, {spec.task.horizon} {bars} ahead, adapting to ten labelled examples each time. "
+            f"By QLIKE, which ranks correctly when the target is noisy, {league.index[0]} is first. "
+            f"Meta-Vol is better than {(others['qlike'] > meta['qlike']).sum()} of {len(others)} rivals by QLIKE "
+            f"and than {(others['mse'] > meta['mse']).sum()} by mean squared error; "
+            f"the differences that would be rare by luck (p < 5 %) are {(others['p_qlike'] < .05).sum()} "
+            f"and {(others['p_mse'] < .05).sum()}.")
+    how = ("Forecasts start once an asset has "
+           f"{WARM_UP + spec.task.lookback + spec.task.n_support*spec.task.stride} bars: "
+           f"{WARM_UP} for the features, {spec.task.lookback} to look back on, "
+           f"and ten labelled examples {spec.task.stride} bars apart. "
+           "Information sets: few_shot models use the task's own bars alone; "
+           "full_history models use everything before the origin, and pooled ones all training assets. "
+           f"A perfect forecast would score QLIKE {noise_floor(spec.task.horizon):.3f} if returns were Gaussian.")
     longest = study.forecasts.groupby(level=0).size().sort_values().index
     return html_page('metavol study', {
-        'What was found': [Text(lead), Picture(plot_league(study), 'QLIKE of each model with the score of a perfect forecast')],
-        'League table': [Text(how), Table(league, 'Losses on the same origins, decimal volatility over the horizon. p: no difference from Meta-Vol, clustered by date.')],
-        'Forecasts': [Picture(plot_forecasts(study, name), f'Realized volatility and forecasts of {name}') for name in longest[-1:].union(longest[:1])],
+        'What was found': [
+            Text(lead), Picture(plot_league(study), 'QLIKE of each model with the score of a perfect forecast')],
+        'League table': [
+            Text(how), Table(league, 'Losses on the same origins, decimal volatility over the horizon. '
+                                     'p: no difference from Meta-Vol, clustered by date.')],
+        'Forecasts': [
+            Picture(plot_forecasts(study, name), f'Realized volatility and forecasts of {name}')
+            for name in longest[-1:].union(longest[:1])],
         'When it was won': [Picture(plot_differences(study), 'Cumulative QLIKE difference of each rival to Meta-Vol')],
-        'Traded': [Text(f"Positions are target risk over forecast, {spec.sizing.target_risk:.2%} of capital per bar, with the same costs for all. The claim is control of risk: a risk_ratio of one means that realized risk met its target."),
-                   Picture(plot_equity(study), 'Equity by model'), Table(study.backtest_table, 'Backtest by model, after costs')],
-        'How it was made': [Table(pd.DataFrame({'value': pd.Series({**{k: str(v) for k,v in study.facts.items() if k != 'versions'}, **study.facts['versions'], 'seeds': str(spec.seeds)})}), 'Data, versions and seeds')]})
+        'Traded': [
+            Text(f"Positions are target risk over forecast, {spec.sizing.target_risk:.2%} of capital per bar, "
+                 "with the same costs for all. The claim is control of risk: "
+                 "a risk_ratio of one means that realized risk met its target."),
+            Picture(plot_equity(study), 'Equity by model'),
+            Table(study.backtest_table, 'Backtest by model, after costs')],
+        'How it was made': [
+            Table(pd.DataFrame({'value': pd.Series({
+                **{k: str(v) for k,v in study.facts.items() if k != 'versions'},
+                **study.facts['versions'],
+                'seeds': str(spec.seeds)})}), 'Data, versions and seeds')]})
 
-# %% ../nbs/33_study.ipynb #4a1a5efe
+# %% ../nbs/33_study.ipynb #89e12ced
 def save_study(
     study:Study, # A finished study
     path:str|Path, # Folder for the files
@@ -290,14 +347,15 @@ def save_study(
     path = prepare_folder(path)
     settings = {'spec': asdict(study.spec), 'model': study.model.about, **study.facts}
     contents = {
-        'league.csv': study.league.to_csv(), 'backtest.csv': study.backtest_table.to_csv(), 'report.html': study_report(study),
+        'league.csv': study.league.to_csv(), 'backtest.csv': study.backtest_table.to_csv(),
+        'report.html': study_report(study),
         'run.json': json.dumps(settings, indent=1, sort_keys=True, default=str) + '\n'}
     for name,content in contents.items(): write_whole(path/name, content.encode())
     write_whole(path/'forecasts.parquet', study.forecasts.to_parquet())
     save_model(study.model, path/'model.safetensors')
     return path
 
-# %% ../nbs/33_study.ipynb #be871b29
+# %% ../nbs/33_study.ipynb #382d748c
 def read_forecasts(
     path:str|Path, # Parquet or CSV with `symbol`, `time` and one column a model, as a study writes them
 )->pd.DataFrame: # Index (symbol, time), columns as in the file
@@ -305,16 +363,25 @@ def read_forecasts(
     table = read_table(Path(path))
     if set(table.index.names) >= {'symbol', 'time'}: table = table.reset_index()
     missing = [name for name in ('symbol', 'time') if name not in table.columns]
-    if missing: raise MetavolError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(map(str, table.columns))}. Forecasts need symbol, time and one column a model.")
-    if set(PRICES) & set(table.columns): raise MetavolError(f"{path}: this is a table of bars; needed forecasts, one column a model, as metavol study writes them.")
+    if missing:
+        raise MetavolError(f"{path}: no column {', '.join(missing)}; "
+                           f"the columns are {', '.join(map(str, table.columns))}. "
+                           "Forecasts need symbol, time and one column a model.")
+    if set(PRICES) & set(table.columns):
+        raise MetavolError(f"{path}: this is a table of bars; needed forecasts, one column a model, "
+                           "as metavol study writes them.")
     try: table['time'] = pd.to_datetime(table['time'], utc=True)
-    except (ValueError, TypeError) as error: raise MetavolError(f"{path}: a time cannot be read ({error}); write times as 2018-01-01 or 2018-01-01 13:00.") from error
+    except (ValueError, TypeError) as error:
+        raise MetavolError(f"{path}: a time cannot be read ({error}); "
+                           "write times as 2018-01-01 or 2018-01-01 13:00.") from error
     table = table.set_index(['symbol', 'time']).sort_index()
     words = [name for name in table.columns if not pd.api.types.is_numeric_dtype(table[name])]
-    if words or not len(table.columns): raise MetavolError(f"{path}: {', '.join(words) or 'no column'} is not a forecast; needed one numeric column a model.")
+    if words or not len(table.columns):
+        raise MetavolError(f"{path}: {', '.join(words) or 'no column'} is not a forecast; "
+                           "needed one numeric column a model.")
     return table
 
-# %% ../nbs/33_study.ipynb #bf175f79
+# %% ../nbs/33_study.ipynb #d2ba86ec
 def find_leaks(
     bars:pd.DataFrame, # Bars of one asset or many
     symbol:str|None=None, # Asset to check with; by default the first
@@ -322,20 +389,24 @@ def find_leaks(
 )->pd.DataFrame: # One row a check; column `result`: clean, or the row of the past that noticed
     "Wreck the future of an asset and see whether anything said about its past changes."
     names = as_panel(bars).index.get_level_values(0).unique()
-    if symbol is not None and symbol not in names: raise MetavolError(f"no bars of {symbol}; the bars hold {', '.join(names[:8])}.")
+    if symbol is not None and symbol not in names:
+        raise MetavolError(f"no bars of {symbol}; the bars hold {', '.join(names[:8])}.")
     one = as_panel(bars).loc[symbol or names[0]].iloc[-n_bars:]
     windows = labelled(make_windows(compute_features(one)))
     training = known_at(windows, one.index[len(one)//2])
-    spec = StudySpec(('train',), ('test',), '2000-01-01', seeds=(0,), pooled=PooledSpec(updates=50, validate_every=50), meta=TrainingSpec(updates=5))
+    spec = StudySpec(('train',), ('test',), '2000-01-01', seeds=(0,),
+                     pooled=PooledSpec(updates=50, validate_every=50), meta=TrainingSpec(updates=5))
     network = Network(spec.seeds, spec.pooled).adapt(training)
     def asked(bars): return _every(asked_between(make_windows(compute_features(bars)), one.index[len(one)//2]), 10)
     def answers(entrant): return lambda bars: walk_forward([entrant], asked(bars), progress=False)[entrant.name]
     checks = {'features': compute_features, 'tasks': lambda bars: _task_sums(make_windows(compute_features(bars)))}
-    checks |= {entrant.name: answers(entrant) for entrant in enter(network, train_meta(training, network, spec, progress=False), training)}
+    checks |= {entrant.name: answers(entrant)
+               for entrant in enter(network, train_meta(training, network, spec, progress=False), training)}
     results = {name: _noticed(check, one) for name,check in checks.items()}
     planted = _noticed(lambda bars: compute_features(bars).shift(-1), one)
     results['planted leak'] = 'NOT CAUGHT: the check is broken' if planted == 'clean' else 'clean'
-    return pd.DataFrame({'result': results}).rename_axis('check').rename(index={'planted leak': 'a planted leak is caught'})
+    return (pd.DataFrame({'result': results}).rename_axis('check')
+            .rename(index={'planted leak': 'a planted leak is caught'}))
 
 def _noticed(function, bars): # 'clean', or what the past noticed
     try: check_causal(function, bars, n_cuts=2, rtol=1e-5)

@@ -8,14 +8,15 @@ __all__ = ['DAILY', 'HOURLY', 'REGIMES', 'TaskSpec', 'window_scale', 'scale_free
            'TaskBatch', 'stack_tasks', 'asset_tasks', 'regimes', 'regime_tasks', 'window_tasks', 'cross_market_tasks',
            'forecast_tasks', 'create_tasks']
 
-# %% ../nbs/10_tasks.ipynb #87d7bb18
+# %% ../nbs/10_tasks.ipynb #c1f5b6cc
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from .bars import BarsError, HistoryError, MetavolError, as_numbers, as_panel, check_index, check_number, check_type, describe_row, refuse
+from .bars import (BarsError, HistoryError, MetavolError, as_numbers, as_panel, check_index, check_number,
+                          check_type, describe_row, refuse)
 from .features import FEATURES, WARM_UP
 from .volatility import forward_volatility
 
@@ -175,7 +176,7 @@ def _moment(time):
     time = pd.Timestamp(time)
     return (time.tz_convert('UTC').tz_localize(None) if time.tz is not None else time).to_datetime64()
 
-# %% ../nbs/10_tasks.ipynb #6f05ff30
+# %% ../nbs/10_tasks.ipynb #4639099d
 def make_windows(
     features:pd.DataFrame, # From `compute_features`, one asset or many
     spec:TaskSpec=DAILY, # Lookback and horizon
@@ -191,22 +192,26 @@ def make_windows(
     homeless = [symbol for symbol in symbols if symbol not in markets]
     if homeless: raise MetavolError(f"markets: no market of {', '.join(homeless[:5])}; give one for every symbol.")
     history = History(spec, tuple(map(str, symbols)), tuple(markets[symbol] for symbol in symbols), codes,
-                      index.get_level_values(1).tz_localize(None).to_numpy(copy=True), values, *_measure(values, codes, spec.lookback), realized)
+                      index.get_level_values(1).tz_localize(None).to_numpy(copy=True), values,
+                      *_measure(values, codes, spec.lookback), realized)
     still = np.flatnonzero(history.scale == 0)
     if len(still):
-        raise BarsError(f"{describe_row(index, still[0])}: the price did not move for {spec.lookback} bars, so there is no volatility to scale with; leave these bars out.")
+        raise BarsError(f"{describe_row(index, still[0])}: the price did not move for {spec.lookback} bars, "
+                        "so there is no volatility to scale with; leave these bars out.")
     return Windows(history, np.flatnonzero(~np.isnan(history.scale)))
 
-# %% ../nbs/10_tasks.ipynb #7d2e7b22
+# %% ../nbs/10_tasks.ipynb #57f9f903
 def _check_features(features): # Index (symbol, time) and values (n_rows, 11) of a valid table of features, or a `BarsError`
     check_type(features, pd.DataFrame, 'features', 'a pandas DataFrame; use compute_features(bars)')
     missing = [name for name in FEATURES if name not in features.columns]
     if missing: raise BarsError(f"features: no column {', '.join(missing)}; use compute_features(bars).")
-    if not len(features): raise BarsError("features: the table is empty; needed compute_features(bars) of at least one asset.")
+    if not len(features):
+        raise BarsError("features: the table is empty; needed compute_features(bars) of at least one asset.")
     panel = as_panel(features)[list(FEATURES)]
     index = check_index(panel, 'features')
     values = np.ascontiguousarray(as_numbers(panel, 'features').to_numpy())
-    refuse(~np.isfinite(values).all(1), index, "a feature is missing or infinite; use compute_features(bars) on bars without gaps.", 'features')
+    refuse(~np.isfinite(values).all(1), index,
+           "a feature is missing or infinite; use compute_features(bars) on bars without gaps.", 'features')
     return index, values
 
 def _measure(
@@ -230,10 +235,11 @@ def _check_lengths(codes, symbols, index, spec):
     short = np.flatnonzero(np.bincount(codes) < spec.lookback + spec.horizon)
     if len(short):
         rows = np.flatnonzero(codes == short[0])
-        raise HistoryError(f"{symbols[short[0]]}: {len(rows)} bars from {describe_row(index[rows].droplevel(0), 0)}, after {WARM_UP} to warm up; "
-                           f"one labelled window needs {spec.lookback + spec.horizon}. Load a longer history or leave the asset out.")
+        raise HistoryError(f"{symbols[short[0]]}: {len(rows)} bars from {describe_row(index[rows].droplevel(0), 0)}, "
+                           f"after {WARM_UP} to warm up; one labelled window needs {spec.lookback + spec.horizon}. "
+                           "Load a longer history or leave the asset out.")
 
-# %% ../nbs/10_tasks.ipynb #49f9102f
+# %% ../nbs/10_tasks.ipynb #4477d9b3
 @dataclass(frozen=True, eq=False, repr=False)
 class Task:
     "Labelled windows to adapt on, then later windows to be judged on."
@@ -244,22 +250,25 @@ class Task:
     def __repr__(self):
         return (f"Task ({self.kind}): support {len(self.support)} of {', '.join(dict.fromkeys(self.support.symbol))} "
                 f"{_day(self.support.time.min())} to {_day(self.support.label_time.max())}, "
-                f"query {len(self.query)} of {', '.join(dict.fromkeys(self.query.symbol))} {_day(self.query.time.min())} to {_day(self.query.time.max())}")
+                f"query {len(self.query)} of {', '.join(dict.fromkeys(self.query.symbol))} "
+                f"{_day(self.query.time.min())} to {_day(self.query.time.max())}")
 
-# %% ../nbs/10_tasks.ipynb #0b8c32c9
+# %% ../nbs/10_tasks.ipynb #47faccbd
 def check_leak(
     label_time:np.ndarray, # (..., n_support) when each support label was complete
     query_time:np.ndarray, # (..., n_query) when each query is asked
 )->None: # Nothing; raises `MetavolError` for the first task whose support reaches past its first query
     "Demand that every support label was known when the first query was asked."
-    if np.isnat(label_time).any(): raise MetavolError("a support window has no label yet; cut tasks from labelled(windows).")
+    if np.isnat(label_time).any():
+        raise MetavolError("a support window has no label yet; cut tasks from labelled(windows).")
     last,first = np.atleast_1d(label_time.max(-1)),np.atleast_1d(query_time.min(-1))
     late = np.flatnonzero(last > first)
     if len(late):
-        raise MetavolError(f"a support label is complete only at {_day(last[late[0]])}, after the first query is asked at {_day(first[late[0]])}: "
+        raise MetavolError(f"a support label is complete only at {_day(last[late[0]])}, "
+                           f"after the first query is asked at {_day(first[late[0]])}: "
                            "it would leak the answer. Move the query later or the support earlier.")
 
-# %% ../nbs/10_tasks.ipynb #f90b6ec2
+# %% ../nbs/10_tasks.ipynb #e639d949
 @dataclass(frozen=True, eq=False, repr=False)
 class Tasks(Sequence):
     "Many tasks of one kind, as row numbers in one history."
@@ -277,8 +286,9 @@ class Tasks(Sequence):
     def __repr__(self):
         if not len(self): return f"Tasks ({self.kind}): none"
         time = self.history.time
-        return (f"Tasks ({self.kind}): {len(self):,} tasks of {self.support.shape[1]} support and {self.query.shape[1]} query windows, "
-                f"{len(np.unique(self.history.asset[self.query]))} assets, {_day(time[self.support].min())} to {_day(time[self.query].max())}")
+        return (f"Tasks ({self.kind}): {len(self):,} tasks of {self.support.shape[1]} support "
+                f"and {self.query.shape[1]} query windows, {len(np.unique(self.history.asset[self.query]))} assets, "
+                f"{_day(time[self.support].min())} to {_day(time[self.query].max())}")
 
 # %% ../nbs/10_tasks.ipynb #af0895c5
 @dataclass(frozen=True, eq=False)
@@ -298,7 +308,7 @@ def stack_tasks(
     support,query = Windows(tasks.history, tasks.support),Windows(tasks.history, tasks.query)
     return TaskBatch(support.inputs, support.ratio, query.inputs, query.ratio, query.unit)
 
-# %% ../nbs/10_tasks.ipynb #008e79a0
+# %% ../nbs/10_tasks.ipynb #6cd2e163
 def asset_tasks(
     windows:Windows, # Labelled windows to cut from
     step:int|None=None, # Bars between the starts of two tasks; by default n_query*stride
@@ -308,7 +318,8 @@ def asset_tasks(
     spec,rows = windows.history.spec,_member(windows)
     n = spec.n_support + spec.n_query
     first = windows.history.start[windows.history.asset]
-    starts = np.flatnonzero(rows & ((np.arange(len(rows)) - first - spec.lookback + 1) % (step or spec.n_query*spec.stride) == 0))
+    starts = np.flatnonzero(rows & ((np.arange(len(rows)) - first - spec.lookback + 1)
+                                    % (step or spec.n_query*spec.stride) == 0))
     return _tasks(windows, starts[:, None] + spec.stride*np.arange(n), 'asset')
 
 def _member(windows): # (n_rows,) True where a row of the history is one of the windows and has a label
@@ -383,7 +394,7 @@ def _leak_free(windows, support, query, kind): # Drop candidates whose support i
     keep = label.max(-1) <= windows.history.time[query].min(-1) if len(support) else slice(0)
     return Tasks(windows.history, support[keep], query[keep], kind)
 
-# %% ../nbs/10_tasks.ipynb #1a2e8ac5
+# %% ../nbs/10_tasks.ipynb #32bb14b8
 def cross_market_tasks(
     windows:Windows, # Labelled windows of assets from at least two markets
     rng:np.random.Generator, # Draws the asset that is asked
@@ -394,7 +405,8 @@ def cross_market_tasks(
     spec,history = windows.history.spec,windows.history
     market,asset = np.array(history.markets),history.asset
     if len(set(market[asset[windows.origin]])) < 2:
-        raise MetavolError(f"all windows are of market {str(market[0])!r}; cross-market tasks need two. Pass markets={{symbol: market}} to make_windows.")
+        raise MetavolError(f"all windows are of market {str(market[0])!r}; cross-market tasks need two. "
+                           "Pass markets={symbol: market} to make_windows.")
     adapting = asset_tasks(windows, step).support
     time,table = _row_table(windows)
     ready = np.searchsorted(time, Windows(history, adapting).label_time.max(-1))
@@ -420,19 +432,21 @@ def forecast_tasks(
     complete = support[:, 0] >= history.start[history.asset[query.origin]] + spec.lookback - 1
     return Tasks(history, support[complete], query.origin[complete, None], 'forecast')
 
-# %% ../nbs/10_tasks.ipynb #22c74e4b
+# %% ../nbs/10_tasks.ipynb #89566b40
 def create_tasks(
     features:pd.DataFrame, # From `compute_features`, one asset or many
     window_size:int=60, # Bars a window may see
     forecast_horizon:int=5, # Bars ahead whose realized volatility is the label; also the stride
     support_size:int=10, # Windows to adapt on
     query_size:int=5, # Later windows to be judged on
-)->list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]: # (support_x, support_y, query_x, query_y): x (n, window_size, 11) raw, y (n,) decimal
+)->list[ # (support_x, support_y, query_x, query_y): x (n, window_size, 11) raw, y (n,) decimal
+    tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     "Cut a history into tasks by asset, as plain arrays; raises `HistoryError` where there is none."
     spec = TaskSpec(window_size, forecast_horizon, support_size, query_size, stride=forecast_horizon)
     windows = make_windows(features, spec)
     tasks = asset_tasks(windows)
     if not len(tasks):
         longest = np.bincount(windows.history.asset).max()
-        raise HistoryError(f"{', '.join(windows.history.symbols)}: at most {longest} bars after {WARM_UP} to warm up; one task needs {spec.n_bars}. Load a longer history or ask for fewer windows.")
+        raise HistoryError(f"{', '.join(windows.history.symbols)}: at most {longest} bars after {WARM_UP} to warm up; "
+                           f"one task needs {spec.n_bars}. Load a longer history or ask for fewer windows.")
     return [(task.support.x, task.support.y, task.query.x, task.query.y) for task in tasks]

@@ -6,7 +6,7 @@
 __all__ = ['split_validation', 'Start', 'PooledSpec', 'one_thread', 'train_network', 'Member', 'MetaVol', 'predict_all',
            'save_model', 'load_model', 'TrainingSpec', 'draw_batch', 'meta_train', 'combine']
 
-# %% ../nbs/13_training.ipynb #97a21cef
+# %% ../nbs/13_training.ipynb #835f4424
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,9 +25,10 @@ from .bars import HistoryError, MetavolError, check_number, check_type
 from .features import FEATURES
 from .maml import adapt_tasks, constant_rates, load_tensors, meta_loss, predict_tasks, save_tensors
 from .network import Standardizer, VolatilityNet, fit_standardizer, seeded_network, volatility_loss
-from .tasks import TaskBatch, Tasks, TaskSpec, Windows, asked_between, asset_tasks, check_windows, known_at, labelled, stack_tasks
+from .tasks import (TaskBatch, Tasks, TaskSpec, Windows, asked_between, asset_tasks, check_windows, known_at,
+                           labelled, stack_tasks)
 
-# %% ../nbs/13_training.ipynb #81ae4161
+# %% ../nbs/13_training.ipynb #9aad6f17
 def split_validation(
     windows:Windows, # Labelled windows that may be learned from
     share:float=.2, # Part of the dates to hold out, and of the assets where there are ten or more
@@ -42,10 +43,11 @@ def split_validation(
     of_held = np.isin(windows.history.asset[windows.origin], held)
     train,watch = known_at(windows[~of_held], cut),asked_between(windows[of_held] if len(held) else windows, start=cut)
     if not len(train) or not len(watch):
-        raise MetavolError(f"{len(windows)} labelled windows leave {len(train)} to train on and {len(watch)} to watch; load a longer history.")
+        raise MetavolError(f"{len(windows)} labelled windows leave {len(train)} to train on and {len(watch)} to watch; "
+                           "load a longer history.")
     return train, watch
 
-# %% ../nbs/13_training.ipynb #341517c1
+# %% ../nbs/13_training.ipynb #4bb37624
 @dataclass(frozen=True, eq=False)
 class Start:
     "Weights, and the standardizer that belongs to them."
@@ -56,7 +58,8 @@ class Start:
     @property
     def dtype(self): return self.params['net.0.weight'].dtype
     def ratios(self, inputs): # (..., 11) scale-free inputs -> (...,) forecasts in units of scale
-        with torch.no_grad(): return functional_call(self.net, self.params, (self.standardizer(inputs, self.dtype),)).double().numpy()
+        with torch.no_grad():
+            return functional_call(self.net, self.params, (self.standardizer(inputs, self.dtype),)).double().numpy()
 
 def _shell(first): # A network of the right shape to run given weights in
     return VolatilityNet(first.shape[1], first.shape[0]).to(first.dtype).requires_grad_(False)
@@ -84,7 +87,7 @@ def one_thread()->Iterator[None]:
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/13_training.ipynb #ef7cb1f8
+# %% ../nbs/13_training.ipynb #fbb6c55a
 @one_thread()
 def train_network(
     train:Windows, # Labelled windows to learn from
@@ -106,17 +109,21 @@ def train_network(
         adam.zero_grad(); volatility_loss(net(x[drawn]), y[drawn]).backward(); adam.step(); schedule.step()
         if step % spec.validate_every and step < spec.updates: continue
         with torch.no_grad(): loss = volatility_loss(net(x_watch), y_watch).item()
-        if not np.isfinite(loss): raise MetavolError(f"the loss became {loss} at step {step}; lower learning_rate={spec.learning_rate}.")
+        if not np.isfinite(loss):
+            raise MetavolError(f"the loss became {loss} at step {step}; lower learning_rate={spec.learning_rate}.")
         if loss < best_loss: best,best_loss = {name: p.detach().clone() for name,p in net.named_parameters()},loss
     return Start(best, standardize)
 
 def _check_labelled(windows): # Windows that can be learned from, or a `MetavolError`
     check_windows(windows)
     if not len(windows): raise HistoryError("no labelled windows to learn from; load a longer history.")
-    if np.isnan(windows.y).any(): raise MetavolError(f"{np.isnan(windows.y).sum()} windows have no label yet; use labelled(windows), or known_at(windows, time).")
+    if np.isnan(windows.y).any():
+        raise MetavolError(f"{np.isnan(windows.y).sum()} windows have no label yet; "
+                           "use labelled(windows), or known_at(windows, time).")
 
 def _tensors(standardize, dtype, *selections): # Inputs and labels of each selection of windows, one after the other
-    return [part for windows in selections for part in (standardize(windows.inputs, dtype), torch.as_tensor(windows.ratio, dtype=dtype))]
+    return [part for windows in selections
+            for part in (standardize(windows.inputs, dtype), torch.as_tensor(windows.ratio, dtype=dtype))]
 
 # %% ../nbs/13_training.ipynb #8b9b4555
 @dataclass(frozen=True, eq=False)
@@ -128,7 +135,7 @@ class Member:
 def _adapted(member, x, y, inner_steps): # Parameters after adapting, with a leading axis of tasks
     return adapt_tasks(member.start.net, member.start.params, x, y, member.rates, inner_steps)
 
-# %% ../nbs/13_training.ipynb #eccef1a1
+# %% ../nbs/13_training.ipynb #27da3cba
 @dataclass(frozen=True, eq=False, repr=False)
 class MetaVol:
     "Meta-learned starting points: adapt them to ten windows of an asset, then predict."
@@ -141,7 +148,8 @@ class MetaVol:
     def __repr__(self):
         s,a = self.spec,self.about
         trained = f"trained on {len(a['symbols'])} assets, {a['first']} to {a['last']}" if a else 'untrained'
-        return f"MetaVol: {s.lookback} bars -> {s.horizon}, {s.n_support} examples, {self.inner_steps} steps, {len(self.members)} members, {trained}"
+        return (f"MetaVol: {s.lookback} bars -> {s.horizon}, {s.n_support} examples, {self.inner_steps} steps, "
+                f"{len(self.members)} members, {trained}")
     def adapt(self, support:Windows)->'MetaVol':
         return replace(self, members=tuple(self._adapt(member, support) for member in self.members))
     def _adapt(self, member, support):
@@ -176,7 +184,7 @@ def _batch_tensors(batch:TaskBatch, start:Start): # A stacked batch, standardize
     y = [torch.as_tensor(part, dtype=start.dtype) for part in (batch.support_y, batch.query_y)]
     return x[0], y[0], x[1], y[1]
 
-# %% ../nbs/13_training.ipynb #abe3a10e
+# %% ../nbs/13_training.ipynb #4cefc102
 def save_model(
     model:MetaVol, # What to keep
     path:str|Path, # Where, usually `*.safetensors`
@@ -184,9 +192,13 @@ def save_model(
     "Write all members, their standardizers and what they were trained on."
     tensors = {}
     for i,member in enumerate(model.members):
-        scaling = {'mean': torch.tensor(member.start.standardizer.mean), 'std': torch.tensor(member.start.standardizer.std)}
-        tensors |= {**_named(f'{i}.params', member.start.params), **_named(f'{i}.rates', member.rates), **_named(f'{i}.standardizer', scaling)}
-    save_tensors(path, tensors, dict(kind='MetaVol', features=list(FEATURES), spec=asdict(model.spec), inner_steps=model.inner_steps, members=len(model.members), about=model.about))
+        scaling = {'mean': torch.tensor(member.start.standardizer.mean),
+                   'std': torch.tensor(member.start.standardizer.std)}
+        tensors |= {**_named(f'{i}.params', member.start.params), **_named(f'{i}.rates', member.rates),
+                    **_named(f'{i}.standardizer', scaling)}
+    save_tensors(path, tensors, dict(
+        kind='MetaVol', features=list(FEATURES), spec=asdict(model.spec), inner_steps=model.inner_steps,
+        members=len(model.members), about=model.about))
 
 def load_model(
     path:str|Path, # A file from `save_model`
@@ -196,11 +208,13 @@ def load_model(
     members = []
     for i in range(about['members']):
         scaling = {name: t.numpy() for name,t in _under(f'{i}.standardizer', tensors).items()}
-        members.append(Member(Start(_under(f'{i}.params', tensors), Standardizer(**scaling)), _under(f'{i}.rates', tensors)))
+        members.append(Member(Start(_under(f'{i}.params', tensors), Standardizer(**scaling)),
+                              _under(f'{i}.rates', tensors)))
     return MetaVol(tuple(members), TaskSpec(**about['spec']), about['inner_steps'], about['about'])
 
 def _named(prefix, tensors): return {f'{prefix}.{name}': t.detach().clone() for name,t in tensors.items()}
-def _under(prefix, tensors): return {name[len(prefix) + 1:]: t for name,t in tensors.items() if name.startswith(prefix + '.')}
+def _under(prefix, tensors):
+    return {name[len(prefix) + 1:]: t for name,t in tensors.items() if name.startswith(prefix + '.')}
 
 # %% ../nbs/13_training.ipynb #96fff57a
 @dataclass(frozen=True)
@@ -220,7 +234,7 @@ class TrainingSpec:
         for name in ('outer_lr', 'rate_lr', 'max_norm'): check_number(getattr(self, name), name)
     def rate_of(self, update): return .5*(1 + np.cos(np.pi*update/self.updates)) # Cosine from one to zero
 
-# %% ../nbs/13_training.ipynb #f7d4ed2e
+# %% ../nbs/13_training.ipynb #5bdfca02
 def draw_batch(
     kinds:Sequence[Tasks], # Tasks to mix, one entry a kind or a market
     size:int, # Tasks to draw
@@ -229,9 +243,10 @@ def draw_batch(
     "Draw a batch with an equal share of each kind of task."
     shares = np.bincount(np.arange(size) % len(kinds), minlength=len(kinds))
     parts = [stack_tasks(tasks[rng.integers(len(tasks), size=n)]) for tasks,n in zip(kinds, shares) if n]
-    return TaskBatch(*(np.concatenate([getattr(part, name) for part in parts]) for name in TaskBatch.__dataclass_fields__))
+    return TaskBatch(*(np.concatenate([getattr(part, name) for part in parts])
+                       for name in TaskBatch.__dataclass_fields__))
 
-# %% ../nbs/13_training.ipynb #288dc794
+# %% ../nbs/13_training.ipynb #b92496b3
 class _Run:
     "State of a meta-training: weights, rates, Adam's memory, the best so far, and the losses."
     def __init__(self, start, spec):
@@ -239,20 +254,26 @@ class _Run:
         self.net = start.net
         self.params = {name: p.clone().requires_grad_() for name,p in start.params.items()}
         self.rates = {name: torch.zeros((), dtype=p.dtype).requires_grad_() for name,p in start.params.items()}
-        self.adam = torch.optim.Adam([dict(params=list(self.params.values()), lr=spec.outer_lr), dict(params=list(self.rates.values()), lr=spec.rate_lr)])
+        self.adam = torch.optim.Adam([dict(params=list(self.params.values()), lr=spec.outer_lr),
+                                      dict(params=list(self.rates.values()), lr=spec.rate_lr)])
         self.keep_best()
     def keep_best(self): self.best = {**_named('params', self.params), **_named('rates', self.rates)}
     def leaves(self): return [*self.params.values(), *self.rates.values()]
-    def loss(self, batch): return meta_loss(self.net, self.params, _batch_tensors(batch, self.start), self.rates, self.spec.inner_steps)
+    def loss(self, batch):
+        return meta_loss(self.net, self.params, _batch_tensors(batch, self.start), self.rates, self.spec.inner_steps)
 
-# %% ../nbs/13_training.ipynb #70da2138
+# %% ../nbs/13_training.ipynb #92aa78e6
 def _step(run:_Run, kinds:Sequence[Tasks])->float: # One outer step; returns the loss before it
     spec,rng = run.spec,np.random.default_rng([run.spec.seed, run.update])
-    for group,rate in zip(run.adam.param_groups, (spec.outer_lr, spec.rate_lr)): group['lr'] = rate*spec.rate_of(run.update)
+    for group,rate in zip(run.adam.param_groups, (spec.outer_lr, spec.rate_lr)):
+        group['lr'] = rate*spec.rate_of(run.update)
     run.adam.zero_grad()
     loss = run.loss(draw_batch(kinds, spec.batch, rng))
     loss.backward()
-    if not torch.isfinite(loss): raise MetavolError(f"the loss became {loss.item()} at update {run.update}, batch seed [{spec.seed}, {run.update}]; lower outer_lr or rate_lr. The last checkpoint is intact.")
+    if not torch.isfinite(loss):
+        raise MetavolError(f"the loss became {loss.item()} at update {run.update}, "
+                           f"batch seed [{spec.seed}, {run.update}]; lower outer_lr or rate_lr. "
+                           "The last checkpoint is intact.")
     torch.nn.utils.clip_grad_norm_(run.leaves(), spec.max_norm)
     run.adam.step()
     run.update += 1
@@ -263,7 +284,7 @@ def _look(run:_Run, watch:TaskBatch, loss:float)->None: # Judge on the tasks hel
     run.rows.append((run.update, loss, watched))
     if watched < run.best_loss: run.best_loss = watched; run.keep_best()
 
-# %% ../nbs/13_training.ipynb #dbc2d3ef
+# %% ../nbs/13_training.ipynb #82989072
 @one_thread()
 def meta_train(
     start:Start, # Where to begin, usually the pooled network
@@ -278,7 +299,9 @@ def meta_train(
     check_type(spec, TrainingSpec, 'spec', 'a TrainingSpec')
     for tasks in [*kinds, watch]: check_type(tasks, Tasks, 'tasks', 'Tasks, from asset_tasks(windows) or its sisters')
     kinds = [tasks for tasks in kinds if len(tasks)]
-    if not kinds or not len(watch): raise MetavolError(f"{sum(map(len, kinds))} tasks to learn from and {len(watch)} to watch; both are needed. Load a longer history.")
+    if not kinds or not len(watch):
+        raise MetavolError(f"{sum(map(len, kinds))} tasks to learn from and {len(watch)} to watch; both are needed. "
+                           "Load a longer history.")
     run,held = _Run(start, spec),stack_tasks(watch[np.linspace(0, len(watch) - 1, min(len(watch), 512)).astype(int)])
     if checkpoint is not None and Path(checkpoint).exists(): _resume(run, checkpoint)
     else: _look(run, held, np.nan)
@@ -291,11 +314,13 @@ def meta_train(
             bar.update(); bar.set_postfix(loss=f'{loss:.3f}', best=f'{run.best_loss:.4f}')
     return _finish(run, kinds)
 
-# %% ../nbs/13_training.ipynb #3270ac02
+# %% ../nbs/13_training.ipynb #004655c1
 def _finish(run, kinds):
     used = [Windows(tasks.history, np.unique(np.c_[tasks.support, tasks.query])) for tasks in kinds]
-    about = dict(symbols=sorted({s for w in used for s in np.unique(w.symbol).tolist()}), seed=run.spec.seed, updates=run.spec.updates, kinds=[tasks.kind for tasks in kinds],
-                 first=str(min(w.time.min() for w in used).astype('datetime64[D]')), last=str(max(w.label_time.max() for w in used).astype('datetime64[D]')))
+    about = dict(symbols=sorted({s for w in used for s in np.unique(w.symbol).tolist()}),
+                 seed=run.spec.seed, updates=run.spec.updates, kinds=[tasks.kind for tasks in kinds],
+                 first=str(min(w.time.min() for w in used).astype('datetime64[D]')),
+                 last=str(max(w.label_time.max() for w in used).astype('datetime64[D]')))
     history = pd.DataFrame(run.rows, columns=['update', 'loss', 'validation']).set_index('update')
     member = Member(replace(run.start, params=_under('params', run.best)), _under('rates', run.best))
     return MetaVol((member,), kinds[0].history.spec, run.spec.inner_steps, about, history)
@@ -305,22 +330,27 @@ def combine(
 )->MetaVol: # One forecaster with all their members
     "Let several forecasters answer with their mean."
     about = {**models[0].about, 'seed': [model.about['seed'] for model in models]}
-    return replace(models[0], members=tuple(member for model in models for member in model.members), about=about, history=None)
+    return replace(models[0], members=tuple(member for model in models for member in model.members),
+                   about=about, history=None)
 
-# %% ../nbs/13_training.ipynb #93178e22
+# %% ../nbs/13_training.ipynb #4f78ac8c
 def _identity(run): # What a checkpoint must agree on to be continued
     digest = hashlib.sha256(b''.join(p.numpy().tobytes() for p in run.start.params.values())).hexdigest()
     return {**asdict(run.spec), 'start': digest}
 
 def _save_run(run, path):
-    moments = {f'adam.{i}.{name}': value for i,leaf in enumerate(run.leaves()) for name,value in run.adam.state[leaf].items()}
-    about = dict(kind='meta-training', features=list(FEATURES), identity=_identity(run), update=run.update, rows=run.rows, best_loss=run.best_loss)
-    save_tensors(path, {**_named('now.params', run.params), **_named('now.rates', run.rates), **_named('best', run.best), **moments}, about)
+    moments = {f'adam.{i}.{name}': value
+               for i,leaf in enumerate(run.leaves()) for name,value in run.adam.state[leaf].items()}
+    about = dict(kind='meta-training', features=list(FEATURES), identity=_identity(run),
+                 update=run.update, rows=run.rows, best_loss=run.best_loss)
+    save_tensors(path, {**_named('now.params', run.params), **_named('now.rates', run.rates),
+                        **_named('best', run.best), **moments}, about)
 
 def _resume(run, path):
     tensors,about = load_tensors(path, 'meta-training')
     if about['identity'] != _identity(run):
-        raise MetavolError(f"{path}: belongs to a run with other settings or another start; give another checkpoint, or delete this one.")
+        raise MetavolError(f"{path}: belongs to a run with other settings or another start; "
+                           "give another checkpoint, or delete this one.")
     run.update,run.rows,run.best_loss = about['update'],[tuple(row) for row in about['rows']],about['best_loss']
     run.best = _under('best', tensors)
     with torch.no_grad():

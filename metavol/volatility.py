@@ -6,14 +6,15 @@
 __all__ = ['RETURNS', 'SESSIONS_PER_YEAR', 'HOURS_PER_YEAR', 'log_returns', 'realized_volatility', 'forward_volatility',
            'parkinson', 'garman_klass', 'rogers_satchell', 'yang_zhang', 'annualize']
 
-# %% ../nbs/02_volatility.ipynb #065674dd
+# %% ../nbs/02_volatility.ipynb #3dc1f4e0
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .bars import PRICES, BarsError, HistoryError, MetavolError, as_numbers, by_asset, check_index, check_type, check_values, describe_row, refuse
+from .bars import (PRICES, BarsError, HistoryError, MetavolError, as_numbers, by_asset, check_index, check_type,
+                          check_values, describe_row, refuse)
 
 # %% ../nbs/02_volatility.ipynb #45698d70
 def _per_asset(
@@ -38,7 +39,7 @@ def log_returns(
 # %% ../nbs/02_volatility.ipynb #96227782
 RETURNS = 'a pandas Series indexed by time, or by symbol and time, from log_returns(close)'
 
-# %% ../nbs/02_volatility.ipynb #24e1557f
+# %% ../nbs/02_volatility.ipynb #56a29c8f
 def _check_window(
     n:int, # Number of bars asked for
     values:pd.Series, # By time, or by (symbol, time)
@@ -51,8 +52,8 @@ def _check_window(
     symbol,longest = max(stretches.items(), key=lambda item: len(item[1]))
     if isinstance(n, (int, np.integer)) and 1 <= n <= len(longest) - spare: return
     last = f", the last at {describe_row(longest.index, len(longest)-1)}" if len(longest) else ""
-    raise HistoryError(f"{name}={n!r} needs to be a whole number from 1 to {len(longest) - spare}: {symbol} has {len(longest)} values{last}; "
-                       f"load a longer history or shorten {name}.")
+    raise HistoryError(f"{name}={n!r} needs to be a whole number from 1 to {len(longest) - spare}: "
+                       f"{symbol} has {len(longest)} values{last}; load a longer history or shorten {name}.")
 
 # %% ../nbs/02_volatility.ipynb #135c56cd
 def _trailing(
@@ -86,7 +87,7 @@ def forward_volatility(
     _check_window(horizon, returns, 'horizon', spare=1)
     return _per_asset(realized_volatility(returns, horizon), lambda one: one.shift(-horizon)).rename('realized')
 
-# %% ../nbs/02_volatility.ipynb #44e9451b
+# %% ../nbs/02_volatility.ipynb #c12d48d9
 def _log_prices(
     bars:pd.DataFrame, # Columns `open high low close`, one asset or many
 )->pd.DataFrame: # Logarithms; the range always holds open and close
@@ -94,7 +95,8 @@ def _log_prices(
     check_type(bars, pd.DataFrame, 'bars', f"a pandas DataFrame with {', '.join(PRICES)}")
     missing = [name for name in PRICES if name not in bars.columns]
     if missing or not len(bars):
-        raise BarsError(f"bars: {len(bars)} rows without column {', '.join(missing) or '(none)'}; needed at least one bar with {', '.join(PRICES)}.")
+        raise BarsError(f"bars: {len(bars)} rows without column {', '.join(missing) or '(none)'}; "
+                        f"needed at least one bar with {', '.join(PRICES)}.")
     prices = as_numbers(bars[PRICES], 'bars').set_axis(check_index(bars))
     check_values(prices, 'bars')
     return np.log(prices.assign(high=prices.max(axis=1), low=prices.min(axis=1)))

@@ -20,7 +20,7 @@ from .classical import last_returns
 from .tasks import Tasks, Windows, forecast_tasks, known_at, labelled
 from .training import MetaVol, predict_all
 
-# %% ../nbs/23_walk_forward.ipynb #356c6a1b
+# %% ../nbs/23_walk_forward.ipynb #7b56e59d
 INFORMATION_SETS = ('few_shot', 'full_history')
 FITTED = ('before', 'each_task', 'by_asset')
 
@@ -32,9 +32,14 @@ class Entrant:
     information:str # One of `INFORMATION_SETS`
     fitted:str='before' # One of `FITTED`
     def __post_init__(self):
-        if self.information not in INFORMATION_SETS: raise MetavolError(f"{self.name}: information={self.information!r}; choose one of {', '.join(INFORMATION_SETS)}.")
-        if self.fitted not in FITTED: raise MetavolError(f"{self.name}: fitted={self.fitted!r}; choose one of {', '.join(FITTED)}.")
-        if (self.fitted, self.information) == ('by_asset', 'few_shot'): raise MetavolError(f"{self.name}: fitting by_asset uses all history of the asset, which few_shot forbids; use fitted='each_task'.")
+        if self.information not in INFORMATION_SETS:
+            raise MetavolError(f"{self.name}: information={self.information!r}; "
+                               f"choose one of {', '.join(INFORMATION_SETS)}.")
+        if self.fitted not in FITTED:
+            raise MetavolError(f"{self.name}: fitted={self.fitted!r}; choose one of {', '.join(FITTED)}.")
+        if (self.fitted, self.information) == ('by_asset', 'few_shot'):
+            raise MetavolError(f"{self.name}: fitting by_asset uses all history of the asset, which few_shot forbids; "
+                               "use fitted='each_task'.")
 
 # %% ../nbs/23_walk_forward.ipynb #7ccdadc5
 def answer_tasks(
@@ -53,7 +58,7 @@ def _answer_piece(model, tasks):
     sigma = [one.predict(task.query)[0] for one,task in zip(fitted, tasks)]
     return np.array(sigma), sum(not getattr(one, 'converged', True) for one in fitted)
 
-# %% ../nbs/23_walk_forward.ipynb #b73e6710
+# %% ../nbs/23_walk_forward.ipynb #a331459d
 def answer_by_asset(
     model:Any, # Answers `adapt` and `predict`
     query:Windows, # Origins in order of asset and time
@@ -64,7 +69,8 @@ def answer_by_asset(
     history = query.history
     everything = labelled(Windows(history, np.flatnonzero(~np.isnan(history.scale))))
     assets = history.asset[query.origin]
-    jobs = [(model, everything[history.asset[everything.origin] == asset], query[assets == asset], refit_every) for asset in dict.fromkeys(assets)]
+    jobs = [(model, everything[history.asset[everything.origin] == asset], query[assets == asset], refit_every)
+            for asset in dict.fromkeys(assets)]
     answers = Parallel(n_jobs)(delayed(_answer_asset)(*job) for job in jobs)
     return np.concatenate([sigma for sigma,_ in answers]), sum(failed for _,failed in answers)
 
@@ -76,7 +82,7 @@ def _answer_asset(model, past, query, refit_every):
         sigma.append(fitted.predict(block)); failed += not getattr(fitted, 'converged', True)
     return np.concatenate(sigma), failed
 
-# %% ../nbs/23_walk_forward.ipynb #c622b6f5
+# %% ../nbs/23_walk_forward.ipynb #04ce5f44
 def walk_forward(
     entrants:Sequence[Entrant], # Who takes part
     query:Windows, # Origins to forecast, labelled or not; those without room for a support are left out for all
@@ -88,17 +94,25 @@ def walk_forward(
     check_number(refit_every, 'refit_every', least=1, whole=True)
     names = [entrant.name for entrant in entrants]
     twice = {name for name in names if names.count(name) > 1}
-    if twice: raise MetavolError(f"{', '.join(sorted(twice))}: more than one entrant has this name, and each needs a column of its own; rename one.")
+    if twice:
+        raise MetavolError(f"{', '.join(sorted(twice))}: more than one entrant has this name, "
+                           "and each needs a column of its own; rename one.")
     tasks = forecast_tasks(query)
-    if not len(tasks): raise HistoryError(f"no origin has room for a support of {query.history.spec.n_support} windows: {query!r}. Load a longer history.")
+    if not len(tasks):
+        raise HistoryError(f"no origin has room for a support of {query.history.spec.n_support} windows: {query!r}. "
+                           "Load a longer history.")
     origins = Windows(query.history, tasks.query[:, 0])
-    columns,fallbacks = {'realized': origins.y, 'current': np.sqrt((last_returns(origins, query.history.spec.horizon)**2).sum(1))},{}
+    columns,fallbacks = {
+        'realized': origins.y,
+        'current': np.sqrt((last_returns(origins, query.history.spec.horizon)**2).sum(1))},{}
     for entrant in tqdm(entrants, desc='walk forward', disable=not progress):
         if entrant.fitted == 'before': columns[entrant.name],failed = entrant.model.predict(origins),0
         elif entrant.fitted == 'each_task': columns[entrant.name],failed = answer_tasks(entrant.model, tasks, n_jobs)
         else: columns[entrant.name],failed = answer_by_asset(entrant.model, origins, refit_every, n_jobs)
         fallbacks[entrant.name] = int(failed)
-    index = pd.MultiIndex.from_arrays([origins.symbol, pd.DatetimeIndex(origins.time, tz='UTC')], names=['symbol', 'time'])
+    index = pd.MultiIndex.from_arrays([origins.symbol, pd.DatetimeIndex(origins.time, tz='UTC')],
+                                      names=['symbol', 'time'])
     forecasts = pd.DataFrame(columns, index)
-    forecasts.attrs = {'horizon': query.history.spec.horizon, 'information': {e.name: e.information for e in entrants}, 'fallbacks': fallbacks}
+    forecasts.attrs = {'horizon': query.history.spec.horizon,
+                       'information': {e.name: e.information for e in entrants}, 'fallbacks': fallbacks}
     return forecasts
