@@ -8,7 +8,7 @@ __all__ = ['CHAPTERS']
 # %% ../nbs/api/package.ipynb #ef7457b1
 from importlib import import_module
 
-# %% ../nbs/api/package.ipynb #b87eb62d
+# %% ../nbs/api/package.ipynb #627a6347
 __version__ = "0.1.0"
 CHAPTERS = { # Public names, by the chapter that explains them
     'figures': ['COLORS', 'model_color'],
@@ -21,7 +21,7 @@ CHAPTERS = { # Public names, by the chapter that explains them
     'data': ['data_hash', 'load_bybit_data', 'load_sample', 'load_stock_data', 'read_bars', 'write_bars'],
     'features': ['FEATURES', 'check_causal', 'compute_features'],
     'tasks': ['DAILY', 'HOURLY', 'TaskSpec', 'asked_between', 'asset_tasks', 'create_tasks', 'cross_market_tasks',
-              'forecast_tasks', 'known_at', 'labelled', 'make_windows', 'regime_tasks', 'stack_tasks', 'window_tasks'],
+              'forecast_tasks', 'known_at', 'labelled', 'make_windows', 'regime_tasks', 'stack_tasks', 'thin', 'window_tasks'],
     'network': ['VolatilityNet', 'volatility_loss'],
     'maml': ['MAMLVolatility', 'adapt', 'adapt_tasks', 'meta_loss'],
     'training': ['MetaVol', 'PooledSpec', 'TrainingSpec', 'load_model', 'meta_train', 'predict_all', 'save_model',

@@ -8,7 +8,7 @@ __all__ = ['COLORS', 'SHADES', 'model_color']
 # %% ../nbs/00_figures.ipynb #b7b3f5da
 import re
 
-# %% ../nbs/00_figures.ipynb #0f6e8fda
+# %% ../nbs/00_figures.ipynb #02e20c39
 COLORS = {
     'realized': '#000000', # What happened
     'true': '#8c8c8c', # What was true, where a simulation knows it
@@ -18,7 +18,7 @@ COLORS = {
 }
 SHADES = {
     'classical': {'historical': '#9ecae1', 'ewma': '#6baed6', 'garch': '#2171b5', 'har': '#08306b'},
-    'network': {'network': '#1b9e55', 'scratch': '#99d8b0'},
+    'network': {'longer': '#86cfa4', 'network': '#1b9e55'},
 }
 
 # %% ../nbs/00_figures.ipynb #402f75e9

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DAILY', 'HOURLY', 'REGIMES', 'TaskSpec', 'window_scale', 'scale_free', 'window_inputs', 'History', 'Windows',
-           'check_windows', 'labelled', 'known_at', 'asked_between', 'make_windows', 'Task', 'check_leak', 'Tasks',
-           'TaskBatch', 'stack_tasks', 'asset_tasks', 'regimes', 'regime_tasks', 'window_tasks', 'cross_market_tasks',
-           'forecast_tasks', 'create_tasks']
+           'check_windows', 'labelled', 'known_at', 'asked_between', 'thin', 'make_windows', 'Task', 'check_leak',
+           'Tasks', 'TaskBatch', 'stack_tasks', 'asset_tasks', 'regimes', 'regime_tasks', 'window_tasks',
+           'cross_market_tasks', 'forecast_tasks', 'create_tasks']
 
 # %% ../nbs/10_tasks.ipynb #c1f5b6cc
 from collections.abc import Sequence
@@ -69,10 +69,11 @@ def window_inputs(
     scale = window_scale(x[..., 0])
     return scale_free(x[..., -1, :], scale, x[..., 6].mean(-1)), scale
 
-# %% ../nbs/10_tasks.ipynb #b7a0ed82
+# %% ../nbs/10_tasks.ipynb #f0fac00d
 @dataclass(frozen=True, eq=False, repr=False)
 class History:
     "Every bar of every asset as one row of contiguous arrays; windows are views of them."
+    def __repr__(self): return f"History: {len(self.time):,} rows of {len(self.symbols)} assets"
     spec:TaskSpec # What a window and a task look like
     symbols:tuple[str, ...] # Names of the assets
     markets:tuple[str, ...] # Market of each asset
@@ -147,7 +148,7 @@ def _take(
     if len(rows) > 1 and steps[0] > 0 and (steps == steps[0]).all(): return view[rows[0]:rows[-1] + 1:steps[0]]
     return view[rows]
 
-# %% ../nbs/10_tasks.ipynb #f61ed674
+# %% ../nbs/10_tasks.ipynb #ece7e878
 def labelled(
     windows:Windows, # Any windows
 )->Windows: # Those whose horizon has passed
@@ -167,13 +168,25 @@ def asked_between(
     end=None, # Last moment of an origin; None for the end
 )->Windows: # Those whose origin lies between the two, both included
     "Windows whose forecast is made between two moments."
+    if start is not None and end is not None and _moment(start) > _moment(end):
+        raise MetavolError(f"start={start} lies after end={end}; exchange them.")
     keep = np.ones(len(windows), bool)
     if start is not None: keep &= windows.time >= _moment(start)
     if end is not None: keep &= windows.time <= _moment(end)
     return windows[keep]
 
-def _moment(time):
-    time = pd.Timestamp(time)
+def thin(
+    windows:Windows, # Any windows
+    every:int=1, # Bars of the calendar between one origin and the next
+)->Windows: # Those on every `every`-th date, counted from the first; assets keep the dates they share
+    "Fewer origins, on one calendar for all assets."
+    _,position = np.unique(windows.time, return_inverse=True)
+    return windows[position % every == 0]
+
+def _moment(time): # Anything pandas reads as a moment -> UTC, datetime64
+    try: time = pd.Timestamp(time)
+    except (ValueError, TypeError) as error:
+        raise MetavolError(f"{time!r} is not a moment in time; write it as 2018-01-01.") from error
     return (time.tz_convert('UTC').tz_localize(None) if time.tz is not None else time).to_datetime64()
 
 # %% ../nbs/10_tasks.ipynb #4639099d
@@ -239,36 +252,43 @@ def _check_lengths(codes, symbols, index, spec):
                            f"after {WARM_UP} to warm up; one labelled window needs {spec.lookback + spec.horizon}. "
                            "Load a longer history or leave the asset out.")
 
-# %% ../nbs/10_tasks.ipynb #4477d9b3
+# %% ../nbs/10_tasks.ipynb #b31b1f64
 @dataclass(frozen=True, eq=False, repr=False)
 class Task:
     "Labelled windows to adapt on, then later windows to be judged on."
     support:Windows # (n_support) known before the first query
     query:Windows # (n_query)
     kind:str='asset' # How it was cut
-    def __post_init__(self): check_leak(self.support.label_time, self.query.time)
+    def __post_init__(self):
+        rows = np.concatenate([self.support.origin, self.query.origin])
+        check_leak(self.support.label_time, self.query.time, _across(self.query.history, rows))
     def __repr__(self):
         return (f"Task ({self.kind}): support {len(self.support)} of {', '.join(dict.fromkeys(self.support.symbol))} "
                 f"{_day(self.support.time.min())} to {_day(self.support.label_time.max())}, "
                 f"query {len(self.query)} of {', '.join(dict.fromkeys(self.query.symbol))} "
                 f"{_day(self.query.time.min())} to {_day(self.query.time.max())}")
 
-# %% ../nbs/10_tasks.ipynb #47faccbd
+# %% ../nbs/10_tasks.ipynb #c162d6fb
+def _across(history, rows): # (...,) True where rows (..., n) of the history belong to more than one market
+    market = pd.factorize(np.array(history.markets))[0][history.asset[rows]]
+    return (market != market[..., :1]).any(-1)
+
 def check_leak(
     label_time:np.ndarray, # (..., n_support) when each support label was complete
     query_time:np.ndarray, # (..., n_query) when each query is asked
+    across:bool|np.ndarray=False, # (...) does the task span two markets?
 )->None: # Nothing; raises `MetavolError` for the first task whose support reaches past its first query
     "Demand that every support label was known when the first query was asked."
     if np.isnat(label_time).any():
         raise MetavolError("a support window has no label yet; cut tasks from labelled(windows).")
     last,first = np.atleast_1d(label_time.max(-1)),np.atleast_1d(query_time.min(-1))
-    late = np.flatnonzero(last > first)
+    late = np.flatnonzero(np.where(across, last >= first, last > first))
     if len(late):
         raise MetavolError(f"a support label is complete only at {_day(last[late[0]])}, "
                            f"after the first query is asked at {_day(first[late[0]])}: "
                            "it would leak the answer. Move the query later or the support earlier.")
 
-# %% ../nbs/10_tasks.ipynb #e639d949
+# %% ../nbs/10_tasks.ipynb #4d558975
 @dataclass(frozen=True, eq=False, repr=False)
 class Tasks(Sequence):
     "Many tasks of one kind, as row numbers in one history."
@@ -277,7 +297,9 @@ class Tasks(Sequence):
     query:np.ndarray # (n_tasks, n_query) rows of query origins
     kind:str # How they were cut
     def __post_init__(self):
-        if len(self.support): check_leak(Windows(self.history, self.support).label_time, self.history.time[self.query])
+        if not len(self.support): return
+        across = _across(self.history, np.c_[self.support, self.query])
+        check_leak(Windows(self.history, self.support).label_time, self.history.time[self.query], across)
     def __len__(self): return len(self.support)
     def __getitem__(self, index):
         if isinstance(index, int | np.integer):
@@ -362,7 +384,7 @@ def regime_tasks(
                 found.append(np.lib.stride_tricks.sliding_window_view(rows, found[0].shape[1])[::step or spec.n_query])
     return _tasks(windows, np.concatenate(found), 'regime')
 
-# %% ../nbs/10_tasks.ipynb #0eeffc13
+# %% ../nbs/10_tasks.ipynb #634cd251
 def _row_table(windows): # Times (n_times,) and a table (n_times, n_assets) of rows, -1 where an asset has no labelled window
     rows = np.flatnonzero(_member(windows))
     time,position = np.unique(windows.history.time[rows], return_inverse=True)
@@ -374,27 +396,33 @@ def window_tasks(
     windows:Windows, # Labelled windows of several assets
     rng:np.random.Generator, # Draws the asset of each date
     step:int|None=None, # Bars of the calendar between the starts of two tasks; by default n_query*stride
-)->Tasks: # Ordered by time
-    "Windows of one stretch of the calendar, each from an asset drawn at random."
+)->Tasks: # Ordered by market and time
+    "Windows of one stretch of the calendar, each from an asset drawn at random within one market."
     check_windows(windows)
     spec = windows.history.spec
     _,table = _row_table(windows)
     n = spec.n_support + spec.n_query
     starts = np.arange(0, len(table) - (n - 1)*spec.stride, step or spec.n_query*spec.stride)
     candidates = table[starts[:, None] + spec.stride*np.arange(n)]
-    drawn = _draw(candidates >= 0, rng.random(candidates.shape[:2]))
-    rows = np.take_along_axis(candidates, drawn[..., None], -1)[..., 0]
+    lot,market,found = rng.random(candidates.shape[:2]),np.array(windows.history.markets),[]
+    for name in sorted(set(market)):
+        inside = np.where(market == name, candidates, -1)
+        drawn = _draw(inside >= 0, lot)
+        rows = np.take_along_axis(inside, drawn[..., None], -1)[..., 0]
+        found.append(rows[(rows >= 0).all(1)])
+    rows = np.concatenate(found)
     return _leak_free(windows, rows[:, :spec.n_support], rows[:, spec.n_support:], 'window')
 
-def _draw(possible, lot): # Of the assets that are possible, the one at position lot*count; an asset listed later changes no earlier draw
+def _draw(possible, lot): # Of the assets that are possible, the one at position lot*count
     return (possible.cumsum(-1) > np.floor(lot*possible.sum(-1))[..., None]).argmax(-1)
 
 def _leak_free(windows, support, query, kind): # Drop candidates whose support is complete only after the first query
     label = Windows(windows.history, support).label_time
-    keep = label.max(-1) <= windows.history.time[query].min(-1) if len(support) else slice(0)
+    last,first = label.max(-1),windows.history.time[query].min(-1)
+    keep = np.where(_across(windows.history, np.c_[support, query]), last < first, last <= first)
     return Tasks(windows.history, support[keep], query[keep], kind)
 
-# %% ../nbs/10_tasks.ipynb #32bb14b8
+# %% ../nbs/10_tasks.ipynb #3120e6d2
 def cross_market_tasks(
     windows:Windows, # Labelled windows of assets from at least two markets
     rng:np.random.Generator, # Draws the asset that is asked
@@ -409,7 +437,7 @@ def cross_market_tasks(
                            "Pass markets={symbol: market} to make_windows.")
     adapting = asset_tasks(windows, step).support
     time,table = _row_table(windows)
-    ready = np.searchsorted(time, Windows(history, adapting).label_time.max(-1))
+    ready = np.searchsorted(time, Windows(history, adapting).label_time.max(-1), side='right')
     by_date = np.argsort(ready, kind='stable')
     adapting,ready = adapting[by_date],ready[by_date]
     dates = ready[:, None] + spec.stride*np.arange(spec.n_query)

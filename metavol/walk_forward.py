@@ -82,7 +82,7 @@ def _answer_asset(model, past, query, refit_every):
         sigma.append(fitted.predict(block)); failed += not getattr(fitted, 'converged', True)
     return np.concatenate(sigma), failed
 
-# %% ../nbs/23_walk_forward.ipynb #04ce5f44
+# %% ../nbs/23_walk_forward.ipynb #e167dd06
 def walk_forward(
     entrants:Sequence[Entrant], # Who takes part
     query:Windows, # Origins to forecast, labelled or not; those without room for a support are left out for all
@@ -105,7 +105,7 @@ def walk_forward(
     columns,fallbacks = {
         'realized': origins.y,
         'current': np.sqrt((last_returns(origins, query.history.spec.horizon)**2).sum(1))},{}
-    for entrant in tqdm(entrants, desc='walk forward', disable=not progress):
+    for entrant in tqdm(entrants, desc='walk forward', disable=None if progress else True):
         if entrant.fitted == 'before': columns[entrant.name],failed = entrant.model.predict(origins),0
         elif entrant.fitted == 'each_task': columns[entrant.name],failed = answer_tasks(entrant.model, tasks, n_jobs)
         else: columns[entrant.name],failed = answer_by_asset(entrant.model, origins, refit_every, n_jobs)
