@@ -102,7 +102,7 @@ def check_index(
            "this time is earlier than the one before it; use bars.sort_index().", source)
     return utc
 
-# %% ../nbs/01_bars.ipynb #f3e20d51
+# %% ../nbs/01_bars.ipynb #f9602256
 def as_numbers(
     table:pd.DataFrame, # Columns that should hold numbers
     source:str, # What to call the table in an error
@@ -112,6 +112,7 @@ def as_numbers(
     except (TypeError, ValueError) as error:
         raise BarsError(f"{source}: a column is not numeric ({error}); convert it with pd.to_numeric.") from error
 
+# %% ../nbs/01_bars.ipynb #089b6d65
 def check_bars(
     bars:pd.DataFrame, # Index `time` or (symbol, time); columns `open high low close volume`, perhaps `spread`
     source:str='bars', # What to call the table in an error: a file name, a symbol

@@ -74,7 +74,7 @@ SAMPLE_STUDIES = {
     'crypto': StudySpec(train=('BTC', 'ETH', 'XRP'), test=('EOS', 'LTC'), split='2019-01-01', task=HOURLY, every=4,
                         refit_every=168, sizing=SizingSpec(target_risk=.01/24**.5), bars_per_year=365*24)}
 
-# %% ../nbs/33_study.ipynb #136edc4f
+# %% ../nbs/33_study.ipynb #26b0feb4
 def train_meta(
     training:Windows, # Labelled windows of the training assets
     network:Network, # Trained on the same windows; each of its seeds becomes a start
@@ -89,6 +89,7 @@ def train_meta(
               for seed,start in zip(spec.seeds, network.starts)]
     return combine(models)
 
+# %% ../nbs/33_study.ipynb #be9fa9e8
 def enter(
     network:Network, # Trained
     longer:MetaVol, # Trained on without inner steps
@@ -170,7 +171,7 @@ def study_windows(
                            f"the bars hold {', '.join(there[:8])}{', ...' if len(there) > 8 else ''}.")
     return make_windows(compute_features(panel[panel.index.get_level_values(0).isin(symbols)]), spec.task)
 
-# %% ../nbs/33_study.ipynb #36b6c7ac
+# %% ../nbs/33_study.ipynb #546af874
 def run_study(
     train_bars:pd.DataFrame, # Bars that hold the training symbols
     test_bars:pd.DataFrame, # Bars that hold the test symbols; may be the same table
@@ -192,6 +193,7 @@ def run_study(
     return Study(spec, league_table(forecasts, spec.every), forecasts, trade_all(test_bars, forecasts, spec),
                  model, _facts(train_bars, test_bars, training))
 
+# %% ../nbs/33_study.ipynb #d6143a48
 def _check_split(training, asked, spec):
     if not len(training):
         raise HistoryError(f"no training window was complete before {spec.split}; "
@@ -218,7 +220,7 @@ def _facts(train_bars, test_bars, training):
             'training_from': str(training.time.min())[:10], 'training_to': str(training.label_time.max())[:10],
             'versions': {'python': platform.python_version(), **{name: version(name) for name in names}}}
 
-# %% ../nbs/33_study.ipynb #6d224101
+# %% ../nbs/33_study.ipynb #16276507
 def plot_league(
     study:Study, # A finished study
 )->Figure: # Bars of QLIKE with the noise floor
@@ -234,6 +236,7 @@ def plot_league(
     ax.set_title(f"{study.league.index[0]} has the lowest QLIKE on {len(study.forecasts):,} forecasts", pad=18)
     return fig
 
+# %% ../nbs/33_study.ipynb #738aab57
 def plot_forecasts(
     study:Study, # A finished study
     symbol:str, # Asset to draw
@@ -254,7 +257,7 @@ def plot_forecasts(
     ax.legend(frameon=False, ncols=3); ax.tick_params(axis='x', rotation=15)
     return fig
 
-# %% ../nbs/33_study.ipynb #02583a11
+# %% ../nbs/33_study.ipynb #431614aa
 def plot_differences(
     study:Study, # A finished study
     champion:str='Meta-Vol', # Model whose losses are subtracted
@@ -273,6 +276,7 @@ def plot_differences(
     ax.legend(frameon=False, ncols=3, fontsize=9); ax.tick_params(axis='x', rotation=15)
     return fig
 
+# %% ../nbs/33_study.ipynb #ea0bb421
 def plot_equity(
     study:Study, # A finished study
     models:Sequence[str]=('Historical', 'EWMA', 'GARCH', 'Pooled HAR', 'Network', 'Meta-Vol'), # Whose backtests
@@ -407,7 +411,7 @@ def read_forecasts(
                            "needed one numeric column a model.")
     return table
 
-# %% ../nbs/33_study.ipynb #bf93393e
+# %% ../nbs/33_study.ipynb #999b6486
 def find_leaks(
     bars:pd.DataFrame, # Bars of one asset or many
     symbol:str|None=None, # Asset to check with; by default the first
@@ -437,6 +441,7 @@ def find_leaks(
     results['a planted leak'] = 'NOT CAUGHT: the check is broken' if planted == 'clean' else 'caught'
     return pd.DataFrame({'result': results}).rename_axis('check')
 
+# %% ../nbs/33_study.ipynb #52bcc044
 def _noticed(function, bars): # 'clean', or what the past noticed
     try: check_causal(function, bars, n_cuts=2, rtol=1e-5)
     except AssertionError as error: return str(error)

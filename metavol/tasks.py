@@ -148,7 +148,7 @@ def _take(
     if len(rows) > 1 and steps[0] > 0 and (steps == steps[0]).all(): return view[rows[0]:rows[-1] + 1:steps[0]]
     return view[rows]
 
-# %% ../nbs/10_tasks.ipynb #ece7e878
+# %% ../nbs/10_tasks.ipynb #a4083b76
 def labelled(
     windows:Windows, # Any windows
 )->Windows: # Those whose horizon has passed
@@ -175,6 +175,7 @@ def asked_between(
     if end is not None: keep &= windows.time <= _moment(end)
     return windows[keep]
 
+# %% ../nbs/10_tasks.ipynb #0e785ee8
 def thin(
     windows:Windows, # Any windows
     every:int=1, # Bars of the calendar between one origin and the next
@@ -213,7 +214,7 @@ def make_windows(
                         "so there is no volatility to scale with; leave these bars out.")
     return Windows(history, np.flatnonzero(~np.isnan(history.scale)))
 
-# %% ../nbs/10_tasks.ipynb #57f9f903
+# %% ../nbs/10_tasks.ipynb #d8b182e4
 def _check_features(features): # Index (symbol, time) and values (n_rows, 11) of a valid table of features, or a `BarsError`
     check_type(features, pd.DataFrame, 'features', 'a pandas DataFrame; use compute_features(bars)')
     missing = [name for name in FEATURES if name not in features.columns]
@@ -227,6 +228,7 @@ def _check_features(features): # Index (symbol, time) and values (n_rows, 11) of
            "a feature is missing or infinite; use compute_features(bars) on bars without gaps.", 'features')
     return index, values
 
+# %% ../nbs/10_tasks.ipynb #46303807
 def _measure(
     values:np.ndarray, # (n_rows, 11) raw features of all assets
     codes:np.ndarray, # (n_rows,) number of the asset
@@ -384,7 +386,7 @@ def regime_tasks(
                 found.append(np.lib.stride_tricks.sliding_window_view(rows, found[0].shape[1])[::step or spec.n_query])
     return _tasks(windows, np.concatenate(found), 'regime')
 
-# %% ../nbs/10_tasks.ipynb #634cd251
+# %% ../nbs/10_tasks.ipynb #23e4375c
 def _row_table(windows): # Times (n_times,) and a table (n_times, n_assets) of rows, -1 where an asset has no labelled window
     rows = np.flatnonzero(_member(windows))
     time,position = np.unique(windows.history.time[rows], return_inverse=True)
@@ -392,6 +394,7 @@ def _row_table(windows): # Times (n_times,) and a table (n_times, n_assets) of r
     table[position, windows.history.asset[rows]] = rows
     return time, table
 
+# %% ../nbs/10_tasks.ipynb #489dda2d
 def window_tasks(
     windows:Windows, # Labelled windows of several assets
     rng:np.random.Generator, # Draws the asset of each date
@@ -416,6 +419,7 @@ def window_tasks(
 def _draw(possible, lot): # Of the assets that are possible, the one at position lot*count
     return (possible.cumsum(-1) > np.floor(lot*possible.sum(-1))[..., None]).argmax(-1)
 
+# %% ../nbs/10_tasks.ipynb #57343918
 def _leak_free(windows, support, query, kind): # Drop candidates whose support is complete only after the first query
     label = Windows(windows.history, support).label_time
     last,first = label.max(-1),windows.history.time[query].min(-1)

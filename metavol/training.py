@@ -80,7 +80,7 @@ class PooledSpec:
         check_number(self.seed, 'seed', whole=True)
         for name in ('learning_rate', 'weight_decay'): check_number(getattr(self, name), name)
 
-# %% ../nbs/13_training.ipynb #aacf1da0
+# %% ../nbs/13_training.ipynb #ea78621a
 @one_thread()
 def train_network(
     train:Windows, # Labelled windows to learn from
@@ -107,6 +107,7 @@ def train_network(
         if loss < best_loss: best,best_loss = {name: p.detach().clone() for name,p in net.named_parameters()},loss
     return Start(best, standardize)
 
+# %% ../nbs/13_training.ipynb #220ee82a
 def _check_labelled(windows): # Windows that can be learned from, or a `MetavolError`
     check_windows(windows)
     if not len(windows): raise HistoryError("no labelled windows to learn from; load a longer history.")
@@ -188,7 +189,7 @@ def _batch_tensors(batch:TaskBatch, start:Start): # A stacked batch, standardize
     y = [torch.as_tensor(part, dtype=start.dtype) for part in (batch.support_y, batch.query_y)]
     return x[0], y[0], x[1], y[1]
 
-# %% ../nbs/13_training.ipynb #4cefc102
+# %% ../nbs/13_training.ipynb #81483ec7
 def save_model(
     model:MetaVol, # What to keep
     path:str|Path, # Where, usually `*.safetensors`
@@ -204,6 +205,7 @@ def save_model(
         kind='MetaVol', features=list(FEATURES), spec=asdict(model.spec), inner_steps=model.inner_steps,
         members=len(model.members), about=model.about))
 
+# %% ../nbs/13_training.ipynb #4e1c4104
 def load_model(
     path:str|Path, # A file from `save_model`
 )->MetaVol: # Ready to adapt
