@@ -80,13 +80,14 @@ def choose_symbols(
     training = listed(train) if train else tuple(name for name in have_train if name not in testing)
     return replace(spec, train=training, test=testing)
 
-# %% ../nbs/api/cli.ipynb #7a509744
+# %% ../nbs/api/cli.ipynb #3af901f4
 def file_study(
     train:Path, test:Optional[Path], split:Optional[str], train_symbols:Optional[str], test_symbols:Optional[str],
 ):
     "Bars and specification of a study on files; hourly bars get the hourly task."
     import pandas as pd
-    from metavol.data import bar_length, read_bars
+    from metavol.data import bar_length
+    from metavol.files import read_bars
     from metavol.sizing import SizingSpec
     from metavol.study import SAMPLE_STUDIES
     if split is None:
@@ -157,7 +158,7 @@ def study(
         f"{', '.join(sorted(file.name for file in folder.iterdir() if not file.name.startswith('.')))}",
         soft_wrap=True)
 
-# %% ../nbs/api/cli.ipynb #5829fe2a
+# %% ../nbs/api/cli.ipynb #2620be1b
 @app.command()
 def backtest(
     bars:Annotated[Path, typer.Option(help='Parquet or CSV file with bars.')],
@@ -175,7 +176,7 @@ def backtest(
     """
     import pandas as pd
     from metavol.backtest import run_backtest
-    from metavol.data import read_bars, write_whole
+    from metavol.files import read_bars, write_whole
     from metavol.sizing import SizingSpec
     from metavol.study import prepare_folder, read_forecasts
     table,held = read_forecasts(forecasts),read_bars(bars)
@@ -195,7 +196,7 @@ def backtest(
                                                     max_drawdown='.1%', risk_ratio='.2f', turnover='.1f'))
     if folder is not None: write_whole(folder/'backtest.csv', summary.to_csv().encode())
 
-# %% ../nbs/api/cli.ipynb #4d54eb9d
+# %% ../nbs/api/cli.ipynb #e85abc05
 @app.command()
 def leakcheck(
     bars:Annotated[Optional[Path], typer.Option(help='File with bars; without it the embedded stocks.')]=None,
@@ -205,7 +206,8 @@ def leakcheck(
 
     Example: metavol leakcheck
     """
-    from metavol.data import load_sample, read_bars
+    from metavol.data import load_sample
+    from metavol.files import read_bars
     from metavol.study import find_leaks
     table = find_leaks(load_sample('stocks') if bars is None else read_bars(bars), symbol)
     show(table, 'Does the past notice a wrecked future?', {'result': 's'})

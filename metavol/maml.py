@@ -6,7 +6,7 @@
 __all__ = ['constant_rates', 'adapt', 'task_loss', 'adapt_tasks', 'predict_tasks', 'meta_loss', 'one_thread', 'save_tensors',
            'load_tensors', 'MAMLVolatility']
 
-# %% ../nbs/12_maml.ipynb #60738de4
+# %% ../nbs/12_maml.ipynb #a4136d16
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from .bars import MetavolError, check_type
-from .data import write_whole
+from .files import write_whole
 from .features import FEATURES
 from .network import Standardizer, fit_standardizer, seeded_network, volatility_loss
 from .tasks import window_inputs

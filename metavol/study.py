@@ -7,7 +7,7 @@ __all__ = ['SAMPLE_STUDIES', 'LEAGUE_CAPTION', 'StudySpec', 'train_meta', 'enter
            'run_study', 'trade_all', 'plot_league', 'plot_forecasts', 'plot_differences', 'plot_equity',
            'prepare_folder', 'study_report', 'save_study', 'read_forecasts', 'find_leaks']
 
-# %% ../nbs/33_study.ipynb #b86605c7
+# %% ../nbs/33_study.ipynb #3224482a
 import json
 import platform
 import tempfile
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from .backtest import Backtest, CostSpec, run_backtest
 from .bars import PRICES, HistoryError, MetavolError, as_panel, check_bars, check_number, check_type
 from .classical import FEW_SHOT_LAGS, Ewma, Garch, Har, Historical
-from .data import data_hash, read_table, write_whole
+from .files import data_hash, read_table, write_whole
 from .features import WARM_UP, check_causal, compute_features
 from .figures import COLORS, model_color
 from .neural import Network

@@ -11,7 +11,8 @@ import pytest
 from metavol.backtest import CostSpec, run_backtest
 from metavol.bars import MetavolError, adjust_bars, as_panel, by_asset, check_bars
 from metavol.classical import Ewma, Garch, Har, Historical
-from metavol.data import load_bybit_data, load_sample, load_stock_data, read_bars, write_bars
+from metavol.data import load_bybit_data, load_sample, load_stock_data
+from metavol.files import read_bars, write_bars
 from metavol.features import check_causal, compute_features
 from metavol.maml import MAMLVolatility
 from metavol.neural import Network

@@ -9,7 +9,8 @@ import pytest
 
 import metavol.study
 from metavol.cli import main
-from metavol.data import load_sample, write_bars
+from metavol.data import load_sample
+from metavol.files import write_bars
 from metavol.training import PooledSpec, TrainingSpec
 
 FILES = {"league.csv", "forecasts.parquet", "backtest.csv", "model.safetensors", "run.json", "report.html"}

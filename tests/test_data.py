@@ -13,8 +13,8 @@ import pytest
 
 import metavol.data
 from metavol.bars import BAR_COLUMNS, BarsError, MetavolError, by_asset, check_bars
-from metavol.data import (bars_from_bybit, bars_from_yahoo, data_hash, load_bybit_data, load_sample, load_stock_data, read_bars,
-                          write_bars)
+from metavol.data import bars_from_bybit, bars_from_yahoo, load_bybit_data, load_sample, load_stock_data
+from metavol.files import data_hash, read_bars, write_bars
 from services import HALF_PAST, candles, envelope, yahoo_frame
 
 PACKAGE = Path(metavol.data.__file__).parent/"data"
