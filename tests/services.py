@@ -1,7 +1,10 @@
 "Stand-ins for Yahoo and Bybit that answer in the recorded form of the real ones."
 import json
+import socket
+import struct
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import sleep, time
 from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
@@ -28,13 +31,15 @@ def candles(count, last="2019-09-30 23:00", coin="BTC"):
 
 
 class Bybit:
-    "An HTTP server that gives the prepared replies in turn, or candles of its own (a list, or one a symbol), in Bybit's form."
-    def __init__(self): self.replies, self.asked, self.rows, self.now = [], [], [], HALF_PAST
+    """An HTTP server that gives the prepared replies in turn, then candles of its own (a list, or one a symbol), in Bybit's form.
+
+    A reply is (status, body), (status, body, headers), or a function that does what it likes with the handler."""
+    def __init__(self): self.replies, self.asked, self.rows, self.now, self.moments = [], [], [], HALF_PAST, []
 
     def reply(self, query):
         if self.replies: return self.replies.pop(0)
-        rows = self.rows[query["symbol"]] if isinstance(self.rows, dict) else self.rows
-        rows = [r for r in rows if query.get("start", 0) <= int(r[0]) <= query.get("end", 10**15)][:query["limit"]]
+        rows = self.rows.get(query["symbol"], []) if isinstance(self.rows, dict) else self.rows
+        rows = [r for r in rows if query.get("start", 0) <= int(r[0]) <= query.get("end", 10**15)][:query.get("limit")]
         return 200, envelope(rows, self.now)
 
     def start(self):
@@ -42,12 +47,35 @@ class Bybit:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 query = {k: int(v[0]) if k in ("start", "end", "limit") else v[0] for k, v in parse_qs(urlsplit(self.path).query).items()}
-                service.asked.append(query); status, body = service.reply(query)
-                self.send_response(status); self.end_headers(); self.wfile.write(body.encode() if isinstance(body, str) else json.dumps(body).encode())
+                service.asked.append(query); service.moments.append(time()); reply = service.reply(query)
+                if callable(reply): return reply(self)
+                status, body, *headers = reply
+                self.send_response(status)
+                for name, value in (headers[0] if headers else {}).items(): self.send_header(name, value)
+                self.end_headers(); self.wfile.write(body.encode() if isinstance(body, str) else json.dumps(body).encode())
             def log_message(self, *args): pass
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True, kwargs={"poll_interval": 0.01}).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         return self
 
     def stop(self): self.server.shutdown(); self.server.server_close()
+
+
+def silence(handler): "Never answer in time."; sleep(.6)
+
+
+def reset(handler):
+    "Close the connection the hard way."
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); handler.connection.close()
+
+
+def cut(body, keep=.5, announced=True):
+    "Send only the first part of a body; its length was announced, or not."
+    def send(handler):
+        content = json.dumps(body).encode()
+        handler.send_response(200)
+        if announced: handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers(); handler.wfile.write(content[:int(keep*len(content))])
+    return send

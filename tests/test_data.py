@@ -2,7 +2,6 @@
 import gzip
 import hashlib
 import io
-import json
 import os
 import re
 from pathlib import Path
@@ -13,9 +12,9 @@ import pytest
 
 import metavol.data
 from metavol.bars import BAR_COLUMNS, BarsError, MetavolError, by_asset, check_bars
-from metavol.data import bars_from_bybit, bars_from_yahoo, load_bybit_data, load_sample, load_stock_data
+from metavol.data import bars_from_yahoo, load_sample, load_stock_data
 from metavol.files import data_hash, read_bars, write_bars
-from services import HALF_PAST, candles, envelope, yahoo_frame
+from services import yahoo_frame
 
 PACKAGE = Path(metavol.data.__file__).parent/"data"
 HEADER = "symbol,date,open,high,low,close,volume\n"
@@ -265,114 +264,3 @@ def test_recorded_yahoo_panel_and_unknown(market_data):
 def test_recorded_yahoo_files_read_as_files(market_data, name):
     bars = read_bars(market_data/"yfinance_examples"/name)
     assert bars.index[0] == (name[:-4], pd.Timestamp("2023-02-21", tz="UTC")) and bars.attrs["bar"] == "1 day"
-
-
-# Bybit
-
-def test_two_pages_without_the_open_candle(service):
-    service.rows = candles(2000)
-    bars = load_bybit_data("btcusdt", interval="60", limit=1400, base_url=service.url)
-    assert [q["limit"] for q in service.asked] == [1000, 401] and service.asked[0]["symbol"] == "BTCUSDT"
-    np.testing.assert_array_equal(bars, load_sample("crypto").loc["BTC"].iloc[-1401:-1])
-    assert bars.attrs == dict(symbol="BTCUSDT", source="Bybit v5, spot", market="crypto", bar="1 hour")
-    check_bars(bars)
-
-
-def test_a_young_listing_gives_what_there_is(service):
-    service.rows = candles(30)
-    assert len(load_bybit_data("BTCUSDT", base_url=service.url)) == 29
-
-
-def test_a_range_is_complete_or_refused(service):
-    service.rows = candles(3000)
-    bars = load_bybit_data("BTCUSDT", limit=None, start="2019-07-01", end="2019-08-31 23:00", base_url=service.url)
-    expected = load_sample("crypto").loc["BTC"].loc["2019-07-01":"2019-08-31 23:00"]
-    np.testing.assert_array_equal(bars, expected); assert bars.index.equals(expected.index)
-    with pytest.raises(BarsError, match="1488 candles lie between .* use limit=None"):
-        load_bybit_data("BTCUSDT", start="2019-07-01", end="2019-08-31 23:00", base_url=service.url)
-
-
-def test_out_of_order_and_repeated_candles(service):
-    rows = candles(50)
-    service.replies = [(200, envelope(rows[::2] + rows[10:30] + rows[1::2], HALF_PAST)), (200, envelope([], HALF_PAST))]
-    bars = load_bybit_data("BTCUSDT", limit=100, base_url=service.url)
-    assert len(bars) == 49 and bars.index.is_monotonic_increasing
-
-
-def test_pages_may_overlap_but_not_repeat(service):
-    rows = candles(60)
-    service.replies = [(200, envelope(rows[:40], HALF_PAST)), (200, envelope(rows[35:], HALF_PAST)), (200, envelope([], HALF_PAST))]
-    assert len(load_bybit_data("BTCUSDT", limit=100, base_url=service.url)) == 59
-    service.replies = 2*[(200, envelope(rows[:40], HALF_PAST))]
-    with pytest.raises(BarsError, match="repeats a page"): load_bybit_data("BTCUSDT", limit=100, base_url=service.url)
-
-
-@pytest.mark.parametrize("replies,says", [
-    ([(200, envelope([], 1, 10001, "params error: symbol invalid"))], "code 10001: params error: symbol invalid; check the symbol"),
-    ([(403, "<html><body>403 Forbidden</body></html>")], r"HTTP 403\): more than 600 requests in 5 seconds, or a country"),
-    (3*[(429, envelope([], 1, 10006, "Too many visits!"))], "code 10006: Too many visits!; wait a minute"),
-    (3*[(200, envelope([], 1, 10016, "Request timeout"))], "code 10016"),
-    ([(200, envelope([], 1))], "no candles; the symbol is unknown"),
-    ([(200, "<html>hello</html>")], "no answer in the service's form, but '<html>hello"),
-    ([(404, "[]")], "HTTP 404"),
-    ([(200, dict(retCode=0, retMsg="OK", result={}))], "without a list of candles"),
-    (4*[(502, "bad gateway")], "HTTP 502"),
-    ([(200, envelope([["1569880800000", "1", "2", "1", "oops", "5", "9"]], HALF_PAST))], "no number"),
-    ([(200, envelope([["1569880800000", "1", "2", "1", "2"]], HALF_PAST))], "needed seven fields"),
-    ([(200, envelope([["1569880800000", "1", "nan", "1", "2", "5", "9"]], HALF_PAST)), (200, envelope([], 1))], "high is missing or infinite"),
-    ([(200, envelope(candles(1), HALF_PAST)), (200, envelope([], HALF_PAST))], "no closed candle"),
-], ids=["10001", "403", "10006", "10016", "empty", "html", "404", "nolist", "502", "words", "five", "nan", "open"])
-def test_failures_are_explained(service, replies, says):
-    service.replies = list(replies)
-    with pytest.raises(BarsError, match=says): load_bybit_data("BTCUSDT", base_url=service.url)
-
-
-def test_busy_then_good(service):
-    service.rows = candles(100)
-    service.replies = [(200, envelope([], 1, 10006, "Too many visits.")), (429, envelope([], 1, 10016, "later"))]
-    assert len(load_bybit_data("BTCUSDT", limit=10, base_url=service.url)) == 10 and len(service.asked) == 3
-
-
-def test_questions_are_checked_before_asking(service):
-    for options, says in ((dict(interval="45"), "interval='45' is not offered"), (dict(category="option"), "category='option'"), (dict(limit=0), "limit=0"),
-                          (dict(limit=None), "needs a start"), (dict(start="2024-02-01", end="2024-01-01"), "lies after the end"), (dict(start="soon"), "no date")):
-        with pytest.raises(BarsError, match=says): load_bybit_data("BTCUSDT", base_url=service.url, **options)
-    assert not service.asked
-
-
-def test_nobody_there():
-    with pytest.raises(BarsError, match="cannot be reached"): load_bybit_data("BTCUSDT", base_url="http://127.0.0.1:9")
-
-
-def bybit_example(folder, name): return (folder/"bybit_kline_examples"/name).read_text()
-
-
-@pytest.mark.parametrize("coin", ["BTCUSDT", "SOLUSDT"])
-def test_recorded_pages(service, market_data, coin):
-    service.replies = [(200, bybit_example(market_data, f"built_linear_{coin}_60_page{page}.json")) for page in (1, 2)]
-    service.replies.append((200, bybit_example(market_data, "ok_empty_list.json")))
-    bars = load_bybit_data(coin, interval="60", limit=1500, category="linear", base_url=service.url)
-    assert len(bars) == 1400 and (bars.index.diff()[1:] == pd.Timedelta("1h")).all()
-    assert service.asked[1]["end"] == 1718640000000 - 1
-
-
-@pytest.mark.parametrize("name,status,says", [
-    ("error_10001_symbol_invalid.json", 200, "symbol invalid"), ("error_10001_symbol_invalid_listresult.json", 200, "symbol invalid"),
-    ("error_10001_not_supported_symbols.json", 200, "Not supported symbols"), ("ok_empty_list.json", 200, "no candles"),
-    ("http_403_ip_banned.html", 403, "HTTP 403"), ("ok_docs_server_time.json", 200, "without a list"),
-    ("ok_docs_mark_price_kline.json", 200, "needed seven fields"), ("ok_docs_index_price_kline.json", 200, "needed seven fields"),
-    ("ok_nautilus_fixture_linear_BTCUSDT.json", 200, "no closed candle")])
-def test_recorded_refusals(service, market_data, name, status, says):
-    service.replies = [(status, bybit_example(market_data, name))]
-    with pytest.raises(BarsError, match=says): load_bybit_data("BTCUSDT", base_url=service.url)
-
-
-@pytest.mark.parametrize("name,status", [("error_10006_too_many_visits.json", 200), ("error_10006_with_limit_headers.json", 429), ("error_10016_server_error.json", 200)])
-def test_recorded_busy_answers(service, market_data, name, status):
-    service.rows, service.replies = candles(50), [(status, bybit_example(market_data, name))]
-    assert len(load_bybit_data("BTCUSDT", limit=20, base_url=service.url)) == 20
-
-
-def test_recorded_documentation_example(market_data):
-    bars = bars_from_bybit(json.loads(bybit_example(market_data, "ok_docs_inverse_BTCUSD_60.json"))["result"]["list"], "BTCUSD", category="inverse")
-    assert bars.iloc[-1].tolist() == [17071, 17073, 17027, 17055.5, 268611] and str(bars.index[-1]) == "2022-12-09 18:00:00+00:00"
