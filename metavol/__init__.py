@@ -8,7 +8,7 @@ __all__ = ['CHAPTERS']
 # %% ../nbs/api/package.ipynb #ef7457b1
 from importlib import import_module
 
-# %% ../nbs/api/package.ipynb #5bf8afa1
+# %% ../nbs/api/package.ipynb #4d926014
 __version__ = "0.1.0"
 CHAPTERS = { # Public names, by the chapter that explains them
     'figures': ['COLORS', 'model_color'],
@@ -18,9 +18,13 @@ CHAPTERS = { # Public names, by the chapter that explains them
                    'realized_volatility', 'rogers_satchell', 'yang_zhang'],
     'processes': ['ewma_variance', 'garch_variance', 'simulate_bars', 'simulate_garch', 'simulate_jumps',
                   'simulate_log_sv', 'simulate_regimes'],
-    'data': ['load_bybit_data', 'load_sample', 'load_stock_data'],
+    'data': ['MissingSymbolsWarning', 'ServiceError', 'SymbolError', 'load_bybit_data', 'load_sample', 'load_stock_data'],
     'features': ['FEATURES', 'check_causal', 'compute_features'],
     'files': ['data_hash', 'read_bars', 'write_bars'],
+    'quality': ['RULES', 'align_sources', 'compare_sources', 'find_faults', 'find_gaps', 'join_markets', 'plot_quality',
+                'quality_report'],
+    'store': ['RevisedError', 'Series', 'Store', 'StoreError'],
+    'download': ['download_crypto', 'download_stocks', 'repair', 'sp500_symbols', 'top_pairs'],
     'tasks': ['DAILY', 'HOURLY', 'TaskSpec', 'asked_between', 'asset_tasks', 'create_tasks', 'cross_market_tasks',
               'forecast_tasks', 'known_at', 'labelled', 'make_windows', 'regime_tasks', 'stack_tasks', 'thin', 'window_tasks'],
     'network': ['VolatilityNet', 'volatility_loss'],

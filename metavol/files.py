@@ -90,7 +90,7 @@ def read_bars(
     bars.attrs = {'source': path.name, 'bar': bar_name(bar_length(bars)), **table.attrs, 'assumed': assumed}
     return bars
 
-# %% ../nbs/06_files.ipynb #6d9b20cb
+# %% ../nbs/06_files.ipynb #1be26928
 def write_whole(
     path:str|Path, # Where the file shall lie
     content:bytes, # All of it
@@ -98,7 +98,9 @@ def write_whole(
     "Write a file under a temporary name and rename it; raises `MetavolError` where it cannot be written."
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try: part.write_bytes(content); os.replace(part, path)
+    try:
+        with open(part, 'wb') as file: file.write(content); file.flush(); os.fsync(file.fileno())
+        os.replace(part, path)
     except OSError as error:
         raise MetavolError(f"{path}: cannot be written ({error.strerror}); "
                            "choose a folder that exists, has room, and that you may write to.") from error

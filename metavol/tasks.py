@@ -90,7 +90,7 @@ class History:
     def views(self): # (n_rows - lookback + 1, lookback, 11), no copy
         return np.lib.stride_tricks.sliding_window_view(self.features, self.spec.lookback, axis=0).swapaxes(1, 2)
 
-# %% ../nbs/10_tasks.ipynb #e72ee568
+# %% ../nbs/10_tasks.ipynb #0c98ffdf
 @dataclass(frozen=True, eq=False, repr=False)
 class Windows:
     "Forecast origins: what was known at each, and the volatility that followed."
@@ -106,9 +106,11 @@ class Windows:
                 f"{_day(self.time.min())} to {_day(self.time.max())}, {spec.lookback} bars -> {spec.horizon}, "
                 f"{np.isnan(self.y).sum():,} without a label yet")
     @property
-    def x(self): return _take(self.history.views, self.origin - self.history.spec.lookback + 1) # (n, lookback, 11)
+    def x(self): # (n, lookback, 11) raw features: a view where origins are evenly spaced, else a copy of 5 KB a window
+        return _take(self.history.views, self.origin - self.history.spec.lookback + 1)
     @property
-    def returns(self): return self.x[..., 0] # (n, lookback) log returns, decimal
+    def returns(self): # (n, lookback) log returns, decimal, a view or a copy likewise
+        return _take(self.history.views[..., 0], self.origin - self.history.spec.lookback + 1)
     @property
     def y(self): return self.history.realized[self.origin] # (n,) label, decimal over the horizon; NaN while unknown
     @property
@@ -190,24 +192,24 @@ def _moment(time): # Anything pandas reads as a moment -> UTC, datetime64
         raise MetavolError(f"{time!r} is not a moment in time; write it as 2018-01-01.") from error
     return (time.tz_convert('UTC').tz_localize(None) if time.tz is not None else time).to_datetime64()
 
-# %% ../nbs/10_tasks.ipynb #4639099d
+# %% ../nbs/10_tasks.ipynb #6e371765
 def make_windows(
     features:pd.DataFrame, # From `compute_features`, one asset or many
     spec:TaskSpec=DAILY, # Lookback and horizon
-    markets:dict[str, str]|None=None, # Market of each symbol; by default `features.attrs['market']` for all
+    markets:dict[str, str]|None=None, # Market of each symbol; by default `features.attrs['market']`, one name for all or a dict from `join_markets`
 )->Windows: # Every origin with a full lookback, the last `horizon` of each asset without a label
     "Lay all assets in one array and find every origin in it; raises `HistoryError`, `BarsError`."
     check_type(spec, TaskSpec, 'spec', 'a TaskSpec such as DAILY')
     index,values = _check_features(features)
     codes,symbols = pd.factorize(index.get_level_values(0))
     _check_lengths(codes, symbols, index, spec)
-    realized = forward_volatility(pd.Series(values[:, 0], index), spec.horizon).to_numpy()
-    if markets is None: markets = dict.fromkeys(symbols, features.attrs.get('market', 'market'))
+    if markets is None: markets = features.attrs.get('market', 'market')
+    if isinstance(markets, str): markets = dict.fromkeys(symbols, markets)
     homeless = [symbol for symbol in symbols if symbol not in markets]
     if homeless: raise MetavolError(f"markets: no market of {', '.join(homeless[:5])}; give one for every symbol.")
     history = History(spec, tuple(map(str, symbols)), tuple(markets[symbol] for symbol in symbols), codes,
                       index.get_level_values(1).tz_localize(None).to_numpy(copy=True), values,
-                      *_measure(values, codes, spec.lookback), realized)
+                      *_measure(values, codes, spec))
     still = np.flatnonzero(history.scale == 0)
     if len(still):
         raise BarsError(f"{describe_row(index, still[0])}: the price did not move for {spec.lookback} bars, "
@@ -228,22 +230,23 @@ def _check_features(features): # Index (symbol, time) and values (n_rows, 11) of
            "a feature is missing or infinite; use compute_features(bars) on bars without gaps.", 'features')
     return index, values
 
-# %% ../nbs/10_tasks.ipynb #46303807
+# %% ../nbs/10_tasks.ipynb #189b57a5
 def _measure(
     values:np.ndarray, # (n_rows, 11) raw features of all assets
     codes:np.ndarray, # (n_rows,) number of the asset
-    lookback:int, # Bars in a window
-)->tuple[np.ndarray, np.ndarray]: # scale (n_rows,) and inputs (n_rows, 11), NaN where the lookback is incomplete
-    "Scale and inputs of every row, one asset at a time so that no window spans two."
-    scale,inputs = np.full(len(values), np.nan),np.full(values.shape, np.nan)
+    spec:TaskSpec, # Lookback and horizon
+)->tuple[np.ndarray, np.ndarray, np.ndarray]: # scale (n_rows,), inputs (n_rows, 11), realized (n_rows,) of `History`
+    "What `History` knows of every row, one asset at a time so that no window spans two."
+    scale,inputs,realized = (np.full(shape, np.nan) for shape in (len(values), values.shape, len(values)))
     edges = np.r_[0, np.flatnonzero(np.diff(codes)) + 1, len(codes)]
     for start,stop in zip(edges[:-1], edges[1:]):
-        views = np.lib.stride_tricks.sliding_window_view(values[start:stop], lookback, axis=0)
-        rows = slice(start + lookback - 1, stop)
+        views = np.lib.stride_tricks.sliding_window_view(values[start:stop], spec.lookback, axis=0)
+        rows = slice(start + spec.lookback - 1, stop)
         scale[rows] = window_scale(views[:, 0])
         with np.errstate(divide='ignore', invalid='ignore'):
             inputs[rows] = scale_free(values[rows], scale[rows], views[:, 6].mean(-1))
-    return scale, inputs
+        realized[start:stop] = forward_volatility(pd.Series(values[start:stop, 0]), spec.horizon)
+    return scale, inputs, realized
 
 def _check_lengths(codes, symbols, index, spec):
     "Raise `HistoryError` for the first asset with too few rows for a single labelled window."

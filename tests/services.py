@@ -20,6 +20,12 @@ def yahoo_frame(bars):
     return wide.set_axis(wide.index.as_unit("s")).rename_axis(index="Date", columns=["Price", "Ticker"])
 
 
+def yahoo_history(bars):
+    "Bars of one asset by time in the form of `yfinance.Ticker(...).history`: midnights of New York named Date."
+    times = bars.index.tz_localize(None).tz_localize("America/New_York").as_unit("s")
+    return bars.rename(columns=str.title).set_axis(times).rename_axis("Date")[["Open", "High", "Low", "Close", "Volume"]].astype({"Volume": "int64"})
+
+
 def envelope(rows, now=None, code=0, message="OK"):
     return dict(retCode=code, retMsg=message, result=dict(category="spot", symbol="BTCUSDT", list=rows), retExtInfo={}, time=now)
 

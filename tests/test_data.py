@@ -12,9 +12,9 @@ import pytest
 
 import metavol.data
 from metavol.bars import BAR_COLUMNS, BarsError, MetavolError, by_asset, check_bars
-from metavol.data import bars_from_yahoo, load_sample, load_stock_data
+from metavol.data import ServiceError, SymbolError, bars_from_yahoo, load_sample, load_stock_data
 from metavol.files import data_hash, read_bars, write_bars
-from services import yahoo_frame
+from services import yahoo_frame, yahoo_history
 
 PACKAGE = Path(metavol.data.__file__).parent/"data"
 HEADER = "symbol,date,open,high,low,close,volume\n"
@@ -201,8 +201,8 @@ def test_yahoo_panel_and_single():
 def test_yahoo_names_what_is_missing():
     frame = in_yahoo_shape(["AAPL", "FB"])
     for bad in (None, frame.iloc[:0], frame*np.nan):
-        with pytest.raises(BarsError, match="no bars for AAPL: unknown.*Yahoo said: not found"): bars_from_yahoo(bad, "AAPL", ["not found"])
-    with pytest.raises(BarsError, match="no bars for X, Y"): bars_from_yahoo(frame, ["AAPL", "X", "Y"])
+        with pytest.raises(SymbolError, match="no bars for AAPL: unknown, delisted"): bars_from_yahoo(bad, "AAPL")
+    with pytest.raises(SymbolError, match="no bars for X, Y"): bars_from_yahoo(frame, ["AAPL", "X", "Y"])
     with pytest.raises(BarsError, match="name none"): bars_from_yahoo(frame.xs("AAPL", axis=1, level=1), ["AAPL", "FB"])
     with pytest.raises(BarsError, match="no symbol given"): bars_from_yahoo(frame, [])
 
@@ -218,25 +218,20 @@ def test_yahoo_drops_days_without_a_bar_and_refuses_holes_in_one():
 def test_load_stock_data_asks_for_closed_sessions_only(monkeypatch):
     import yfinance
     asked = {}
-    def download(symbols, **options): asked.update(options, symbols=symbols); return in_yahoo_shape(["AAPL", "FB"])
-    monkeypatch.setattr(yfinance, "download", download)
-    bars = load_stock_data("aapl", "2020-01-01", "2999-01-01")
-    assert asked["symbols"] == "AAPL" and asked["progress"] is False and asked["auto_adjust"] is True
-    assert (asked["start"], asked["end"]) == ("2020-01-01", f"{pd.Timestamp.now('UTC'):%Y-%m-%d}")
-    assert bars.index.nlevels == 1 and load_stock_data(["AAPL", "FB"], "2020-01-01", "2024-01-01").index.nlevels == 2
+    class Ticker:
+        def __init__(self, symbol): self.symbol = symbol
+        def history(self, **options): asked.update(options, symbol=self.symbol); return yahoo_history(load_sample("stocks").loc[self.symbol].iloc[-20:])
+    monkeypatch.setattr(yfinance, "Ticker", Ticker)
+    bars = load_stock_data("aapl", "2010-01-01", "2999-01-01")
+    assert asked["symbol"] == "AAPL" and asked["auto_adjust"] is True and asked["actions"] is False and asked["interval"] == "1d"
+    assert (asked["start"], asked["end"]) == ("2010-01-01", f"{pd.Timestamp.now('UTC'):%Y-%m-%d}")
+    assert bars.index.nlevels == 1 and load_stock_data(["AAPL", "FB"], "2010-01-01", "2024-01-01").index.nlevels == 2
     with pytest.raises(BarsError, match="nothing lies between"): load_stock_data("AAPL", "2024-01-01", "2020-01-01")
     with pytest.raises(BarsError, match="which is no date"): load_stock_data("AAPL", "first of May", "2020-01-01")
+    monkeypatch.setattr(metavol.data, "YAHOO_WAIT", 0.)
     def broken(*_, **__): raise RuntimeError("curl fell over")
-    monkeypatch.setattr(yfinance, "download", broken)
-    with pytest.raises(BarsError, match="curl fell over"): load_stock_data("AAPL", "2020-01-01", "2024-01-01")
-
-
-def test_load_stock_data_quotes_yahoo(monkeypatch):
-    import logging
-    import yfinance
-    def download(*_, **__): logging.getLogger("yfinance").error("possibly delisted"); return pd.DataFrame()
-    monkeypatch.setattr(yfinance, "download", download)
-    with pytest.raises(BarsError, match="no bars for NOSUCH.*possibly delisted"): load_stock_data("NOSUCH", "2020-01-01", "2024-01-01")
+    monkeypatch.setattr(Ticker, "history", broken)
+    with pytest.raises(ServiceError, match="curl fell over"): load_stock_data("AAPL", "2020-01-01", "2024-01-01")
 
 
 def yahoo_example(folder, name, **options): return pd.read_csv(folder/"yfinance_examples"/name, index_col=0, **options)

@@ -8,7 +8,7 @@ import yfinance
 
 import metavol
 from metavol.data import bars_from_table, load_bybit_data, load_sample
-from services import candles, yahoo_frame
+from services import candles, yahoo_frame, yahoo_history
 
 IMPORTS = {
     "from python.data_loader import": "from metavol import",
@@ -75,7 +75,7 @@ def run(example):
 
 @pytest.fixture(params=["recorded", "sample"])
 def yahoo(request, monkeypatch):
-    "Real bars behind `yfinance.download`: recorded ones of those years, or the sample moved on by 560 weeks under today's tickers."
+    "Real bars behind `yfinance.Ticker`: recorded ones of those years, or the sample moved on by 560 weeks under today's tickers."
     if request.param == "recorded":
         path = request.getfixturevalue("market_data")/"us_equities_daily.parquet"
         table = pd.read_parquet(path, filters=[("symbol", "in", ["AAPL", "MSFT", "GOOGL", "AMZN", "META"])])
@@ -83,12 +83,12 @@ def yahoo(request, monkeypatch):
     else:
         bars = load_sample("stocks").rename({"GOOG": "GOOGL", "IBM": "AMZN", "FB": "META"}, level="symbol")
         bars.index = bars.index.set_levels(bars.index.levels[1] + pd.Timedelta(weeks=560), level="time")
-    def download(tickers, start, end, **options):
-        assert options["auto_adjust"] and options["multi_level_index"]
-        frame = yahoo_frame(bars.loc[[tickers]].astype({"volume": "int64"}))
-        return frame[(frame.index >= start) & (frame.index < end)]
-    monkeypatch.setattr(yfinance, "download", download)
-    return download
+    class Ticker:
+        def __init__(self, symbol): self.bars = bars.loc[symbol]
+        def history(self, start, end, **options):
+            assert options["auto_adjust"] and not options["actions"]
+            return yahoo_history(self.bars[(self.bars.index >= start) & (self.bars.index < end)])
+    monkeypatch.setattr(yfinance, "Ticker", Ticker)
 
 
 def test_the_stand_in_has_the_form_of_the_recording(market_data):
@@ -97,6 +97,10 @@ def test_the_stand_in_has_the_form_of_the_recording(market_data):
     pd.testing.assert_index_equal(frame.columns, recorded.columns)
     assert frame.dtypes.tolist() == recorded.dtypes.tolist()
     assert (frame.index.name, frame.index.dtype) == ("Date", np.dtype("datetime64[s]"))
+    recorded = pd.read_csv(market_data/"yfinance_examples"/"ticker_history.csv", index_col=0).drop(columns=["Dividends", "Stock Splits"])
+    history = yahoo_history(load_sample("stocks").loc["AAPL"].iloc[-5:])
+    assert list(history.columns) == list(recorded.columns) and history.dtypes.tolist() == recorded.dtypes.tolist()
+    assert history.index.name == recorded.index.name and str(history.index[-1]) == "2013-03-01 00:00:00-05:00" and recorded.index[0].endswith(" 00:00:00-05:00")
 
 
 def test_stock_example(yahoo, capsys):

@@ -1,0 +1,25 @@
+"The benchmarks run, at a size that takes seconds, and print their ratios. How fast they are is not a test."
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1]/"benchmarks"
+
+
+@pytest.mark.parametrize("script, said", [("windows.py", "times slower"), ("features.py", "8 assets over 1")])
+def test_a_benchmark_prints_its_ratio(script, said):
+    environment = {name: value for name,value in os.environ.items() if name != "METAVOL_DATA"}
+    done = subprocess.run([sys.executable, BENCHMARKS/script, "--assets", "8", "--bars", "120"],
+                          env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert said in done.stdout and "simulated" in done.stdout
+
+
+def test_the_windows_are_cut_from_real_bars_too(market_data):
+    done = subprocess.run([sys.executable, BENCHMARKS/"windows.py", "--assets", "3", "--bars", "200"],
+                          env={**os.environ, "METAVOL_DATA": str(market_data)}, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "real: us_equities_daily.parquet, 3 assets, 600 bars" in done.stdout and "times slower" in done.stdout
