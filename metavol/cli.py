@@ -222,7 +222,7 @@ Since = Annotated[str, typer.Option(help='First moment, for instance 2015-01-01.
 Until = Annotated[Optional[str], typer.Option(help='Just after the last moment; by default now.')]
 Names = Annotated[Optional[list[str]], typer.Argument(help='Names of assets.', show_default=False)]
 
-# %% ../nbs/api/cli.ipynb #cbff4eb2
+# %% ../nbs/api/cli.ipynb #8a86574f
 fetch = typer.Typer(no_args_is_help=True, help='Fetch real bars into the local store; type it again to continue.')
 app.add_typer(fetch, name='download')
 
@@ -230,6 +230,7 @@ def close(
     table, # From `download_stocks`, `download_crypto` or `repair`
 )->None: # Printed; leaves with exit code 1 if something is missing
     "Print what the store now holds, and what could not be had."
+    if table.empty: return
     dates = {name: [f"{t:%Y-%m-%d %H:%M}" if t == t else '' for t in table[name]] for name in ('first', 'last')}
     show(table.assign(**dates), f"{(table.problem == '').sum()} of {len(table)} assets complete",
          {'rows': ',.0f', 'first': 's', 'last': 's', 'gaps': ',.0f', 'source': 's'})
@@ -277,7 +278,7 @@ def crypto_command(
 kept = typer.Typer(no_args_is_help=True, help='List, check, export and query the local store.')
 app.add_typer(kept, name='data')
 
-# %% ../nbs/api/cli.ipynb #7e3ef8ea
+# %% ../nbs/api/cli.ipynb #41c87d6e
 @kept.command('list')
 def list_command(store:Folder=None):
     """What the store holds, one line a series.
@@ -289,12 +290,12 @@ def list_command(store:Folder=None):
     newest = held.manifest
     newest = newest[newest.version == newest.groupby(names).version.transform('max')]
     table = newest.groupby(names).agg(version=('version', 'max'), rows=('rows', 'sum'), first=('first', 'min'),
-                                      last=('last', 'max'), files=('file', 'count')).reset_index().set_index('symbol')
-    dates = {name: [f"{t:%Y-%m-%d %H:%M}" if t == t else '' for t in table[name]] for name in ('first', 'last')}
+                                      last=('last', 'max')).reset_index().set_index('symbol')
+    dates = {name: [f"{t:%Y-%m-%d}" if t == t else '' for t in table[name]] for name in ('first', 'last')}
     show(table.assign(**dates), repr(held), {'source': 's', 'interval': 's', 'version': '.0f', 'rows': ',.0f',
-                                             'first': 's', 'last': 's', 'files': '.0f'})
+                                             'first': 's', 'last': 's'})
 
-# %% ../nbs/api/cli.ipynb #ec6749fe
+# %% ../nbs/api/cli.ipynb #7a4292d7
 @kept.command('check')
 def check_command(
     repair:Annotated[bool, typer.Option(help='Set damaged files aside and fetch their spans again.')]=False,
@@ -309,9 +310,9 @@ def check_command(
     from metavol.store import Store
     held = Store(store); checked = held.check()
     bad = checked[~checked.result.isin(['good', 'not in the manifest'])]
-    show(bad.set_index('file'), f"{len(checked)} files, {len(bad)} damaged or gone",
-         {name: 's' for name in ('symbol', 'result')})
-    if repair and len(bad): close(fetch_again(held, base_url))
+    if bad.empty: console.print(f"{len(checked)} files, all good")
+    else: show(bad.set_index('file'), f"{len(checked)} files, {len(bad)} damaged or gone", {'symbol': 's', 'result': 's'})
+    if repair: close(fetch_again(held, base_url))
     elif len(bad): raise typer.Exit(1)
 
 # %% ../nbs/api/cli.ipynb #1be21893

@@ -7,7 +7,7 @@ __all__ = ['SP500_URL', 'COPIES', 'STABLE_COINS', 'PIECE', 'OVERLAP', 'WORKERS',
            'pairs_by_turnover', 'top_pairs', 'settled', 'pieces', 'fetch_pair', 'kept_since', 'download_crypto',
            'span_to_fetch', 'fetch_stocks', 'download_stocks', 'repair', 'closing_table', 'asset_list', 'download_span']
 
-# %% ../nbs/09_download.ipynb #13610961
+# %% ../nbs/09_download.ipynb #8b564077
 import inspect
 import warnings
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 
 from .bars import BarsError,MetavolError,check_bars,check_number
 from .data import (BYBIT_PAGE,YAHOO_BARS,YAHOO_CHUNK,MissingSymbolsWarning,ServiceError,SymbolError,ask_bybit,
-                          bybit_session,candle_length,load_bybit_data,load_stock_data,patiently,utc_times)
+                          bybit_session,candle_length,kline_query,load_bybit_data,load_stock_data,patiently,utc_times,
+                          yahoo_question)
 from .quality import find_gaps
 from .store import RevisedError,Series,Store,StoreError
 
@@ -161,7 +162,7 @@ def kept_since(
     mine = kept[(kept.source == series.source) & (kept.symbol == series.symbol) & (kept.interval == series.interval)]
     return None if mine.empty else mine.asked_from[mine.version == mine.version.max()].min()
 
-# %% ../nbs/09_download.ipynb #7de1b137
+# %% ../nbs/09_download.ipynb #92026b72
 def download_crypto(
     symbols:Sequence[str], # Pairs, such as ['BTCUSDT', 'ETHUSDT']
     start:str|pd.Timestamp, # Start of the first candle; a time without a zone is UTC
@@ -173,8 +174,8 @@ def download_crypto(
 )->pd.DataFrame: # The closing table, one row a pair, as `closing_table` makes it
     "Fetch what the store lacks of many pairs; run it again after any interruption."
     wanted = [Series(f"bybit-{category}", name.upper(), str(interval)) for name in asset_list(symbols)]
-    candle_length(str(interval), 'Bybit')
     first,last = download_span(start, end)
+    for series in wanted: kline_query(series.symbol, series.interval, category, None, first, last)
     problems,stop = {},None
     with ThreadPoolExecutor(WORKERS) as pool, tqdm(total=len(wanted), desc='pairs', disable=None) as progress:
         running = {pool.submit(fetch_pair, store, series, first, last, base_url): series for series in wanted}
@@ -230,7 +231,7 @@ def fetch_stocks(
     for since,revised in again.items(): problems |= fetch_stocks(store, revised, since, end)
     return problems
 
-# %% ../nbs/09_download.ipynb #93098d85
+# %% ../nbs/09_download.ipynb #b88a41d7
 def download_stocks(
     symbols:Sequence[str], # Yahoo tickers, such as ['AAPL', 'MSFT']
     start:str|pd.Timestamp, # First session
@@ -239,8 +240,9 @@ def download_stocks(
     store:Store=Store(), # Where to keep them
 )->pd.DataFrame: # The closing table, one row a ticker, as `closing_table` makes it
     "Fetch what the store lacks of many stocks; run it again after any interruption."
-    wanted = [Series('yahoo', name.upper(), interval) for name in asset_list(symbols)]
     first,last = download_span(start, end)
+    names,_,_ = yahoo_question(asset_list(symbols), f"{first}", f"{last}", interval)
+    wanted = [Series('yahoo', name, interval) for name in names]
     groups,problems = {},{}
     for series in wanted: groups.setdefault(span_to_fetch(store, series, first, last), []).append(series)
     with tqdm(total=len(wanted), desc='stocks', disable=None) as progress:
@@ -255,20 +257,22 @@ def download_stocks(
             progress.update(len(part))
     return closing_table(store, wanted, problems)
 
-# %% ../nbs/09_download.ipynb #0e8fca56
+# %% ../nbs/09_download.ipynb #acb24f47
 def repair(
     store:Store, # Where the bars are kept
     base_url:str='https://api.bybit.com', # Host to ask for candles
 )->pd.DataFrame: # The closing table of what was fetched again
-    "Set damaged files aside and fetch their spans again."
-    lost,tables = store.set_aside_broken(),[]
+    "Restore a damaged manifest from the files, set damaged files aside, and fetch their spans again."
+    try: lost = store.set_aside_broken()
+    except StoreError: store.rebuild(); lost = store.set_aside_broken()
+    tables = []
     for (source,interval,start,end),part in lost.groupby(['source', 'interval', 'asked_from', 'asked_to']):
         if source == 'yahoo': tables.append(download_stocks(list(part.symbol), start, end, interval, store))
         else: tables.append(download_crypto(list(part.symbol), start, end, interval, source.removeprefix('bybit-'),
                                             store, base_url))
     return pd.concat(tables) if tables else closing_table(store, [], {})
 
-# %% ../nbs/09_download.ipynb #28e5bd93
+# %% ../nbs/09_download.ipynb #3c69b13d
 def closing_table(
     store:Store, # Where the bars are kept
     wanted:Sequence[Series], # What was asked for
@@ -286,7 +290,8 @@ def closing_table(
                               gaps=int(find_gaps(bars)['bars'].sum()))
         rows.append(row)
     table = pd.DataFrame(rows, columns=['symbol', 'rows', 'first', 'last', 'gaps', 'source', 'problem'])
-    return table.assign(**{name: pd.to_datetime(table[name], utc=True) for name in ('first', 'last')}).set_index('symbol')
+    return table.assign(**{name: pd.to_datetime(table[name], utc=True).dt.as_unit('us')
+                           for name in ('first', 'last')}).set_index('symbol')
 
 # %% ../nbs/09_download.ipynb #0445938e
 def asset_list(

@@ -114,7 +114,7 @@ def read_line(
         if entry[name] is not None: datetime.fromisoformat(entry[name])
     return {name: entry[name] for name in MANIFEST} | {name: int(entry[name]) for name in ('version', 'rows')}
 
-# %% ../nbs/08_store.ipynb #71b76790
+# %% ../nbs/08_store.ipynb #e56a7741
 def read_entries(
     root:Path, # Folder of the store
 )->list[dict]: # One entry for each download, with the keys of `MANIFEST`; times as text
@@ -126,7 +126,7 @@ def read_entries(
     try: return [read_line(line) for line in text.decode().split('\n') if line]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"manifest.jsonl does not read ({error}); the bars are not lost: "
-                         "restore it from the files with Store.rebuild().") from error
+                         "restore it from the files with `metavol data check --repair` or Store.rebuild().") from error
 
 # %% ../nbs/08_store.ipynb #3b924fe0
 def write_entries(
@@ -283,14 +283,14 @@ def what_came(
                            f"asked for, {first} up to but without {last}; give the span of the question.")
     return fresh, (first, last)
 
-# %% ../nbs/08_store.ipynb #d72c0ce1
+# %% ../nbs/08_store.ipynb #ee96464b
 def read_good(
     root:Path, # Folder of the store
     entry:dict, # Of a file
 )->bytes: # Its content
     "Read a file, or refuse it if it is not what was written."
     what = f"{entry['file']}, bars of {entry['symbol']},"
-    advice = "run `metavol data check`, set it aside with Store.set_aside_broken(), and download again."
+    advice = "set it aside and fetch it again with `metavol data check --repair`."
     try: content = (root/entry['file']).read_bytes()
     except FileNotFoundError as error: raise StoreError(f"{what} is absent; {advice}") from error
     except OSError as error: raise StoreError(f"{what} cannot be read ({error.strerror}); {advice}") from error
@@ -522,7 +522,7 @@ def select_version(
                            "Leave version out, or choose another.")
     return found
 
-# %% ../nbs/08_store.ipynb #664fb399
+# %% ../nbs/08_store.ipynb #106514b5
 def refuse_empty(
     root:Path, # Folder of the store
     entries:list[dict], # What its manifest says
@@ -530,7 +530,8 @@ def refuse_empty(
     "Tell an empty store from one that lost its manifest."
     if entries: return
     if all_files(root):
-        raise StoreError("manifest.jsonl is absent though there are bars; restore it with Store.rebuild().")
+        raise StoreError("manifest.jsonl is absent though there are bars; "
+                         "restore it with `metavol data check --repair` or Store.rebuild().")
     raise StoreError("The store is empty; download something first, or name another folder, "
                      "for instance with METAVOL_STORE.")
 
@@ -634,9 +635,9 @@ def ask_sql(
 
 Store.query = ask_sql
 
-# %% ../nbs/08_store.ipynb #5337ad12
-TO_DO = {'good': '', 'absent': "set aside with Store.set_aside_broken(), then download again",
-         'damaged': "set aside with Store.set_aside_broken(), then download again",
+# %% ../nbs/08_store.ipynb #f1a6d265
+TO_DO = {'good': '', 'absent': "fetch it again with `metavol data check --repair`",
+         'damaged': "set it aside and fetch it again with `metavol data check --repair`",
          'not readable': "allow yourself to read it",
          'not as the manifest says': "restore the manifest with Store.rebuild()",
          'not in the manifest': "nothing is lost: the next download enters it, or Store.rebuild()",

@@ -1,7 +1,9 @@
 "The shell command: what it writes, and how it says no."
 import json
+import re
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,8 +12,9 @@ import pytest
 import metavol.study
 from metavol.cli import main
 from metavol.data import load_sample
-from metavol.files import write_bars
+from metavol.files import read_bars, write_bars
 from metavol.training import PooledSpec, TrainingSpec
+from services import candles, envelope
 
 FILES = {"league.csv", "forecasts.parquet", "backtest.csv", "model.safetensors", "run.json", "report.html"}
 
@@ -139,3 +142,64 @@ def test_leakcheck_fails_when_something_leaks(shell, monkeypatch):
     monkeypatch.setattr(metavol.study.Historical, "predict", lambda self, query: np.nan_to_num(query.y, nan=1.))
     code, printed, _ = shell("leakcheck", "--symbol", "GOOG")
     assert code == 1 and "changing the bars" in printed
+
+
+# The store
+
+@pytest.fixture
+def held(shell, service, monkeypatch, tmp_path):
+    "Run a command on a store of two pairs from a local Bybit."
+    monkeypatch.setenv("METAVOL_STORE", str(tmp_path/"store")); monkeypatch.setenv("COLUMNS", "120")
+    service.rows = {"BTCUSDT": candles(1500), "ETHUSDT": candles(900, coin="ETH")}
+    fetch = partial(shell, "download", "crypto", "--base-url", service.url, "--start", "2019-08-01", "--end", "2019-10-01")
+    assert fetch("BTCUSDT", "ETHUSDT")[0] == 0
+    shell.fetch = fetch
+    return shell
+
+
+def test_download_ends_with_a_table_and_exit_code_1_if_something_is_missing(held):
+    code, out, err = held.fetch("BTCUSDT", "NOSUCH")
+    assert code == 1 and "1 of 2 assets complete" in out and "NOSUCH: Bybit spot NOSUCH: no candles" in out and err == ""
+    code, out, _ = held.fetch("btcusdt")
+    assert code == 0 and re.search(r"BTCUSDT +1,463 +2019-08-01 00:00 +2019-09-30 22:00 +0 +bybit-spot", out)
+
+
+def test_the_busiest_pairs_are_downloaded(held, service):
+    tickers = [dict(symbol="ETHUSDT", turnover24h="9"), dict(symbol="BTCUSDT", turnover24h="5"), dict(symbol="USDCUSDT", turnover24h="99")]
+    service.replies = [(200, envelope(tickers, 1))]
+    code, out, _ = held.fetch("--top", 1)
+    assert code == 0 and "ETHUSDT" in out and "BTCUSDT" not in out
+
+
+def test_data_list_check_query_and_export(held, tmp_path):
+    code, out, _ = held("data", "list")
+    assert code == 0 and "2 files, 2 symbols" in out and "bybit-spot" in out
+    assert held("data", "check")[:2] == (0, "2 files, all good\n")
+    code, out, _ = held("data", "query", "select symbol, count(*) as bars from bars group by symbol order by symbol")
+    assert code == 0 and re.search(r"BTCUSDT +1463\n +ETHUSDT +898", out), out
+    code, _, err = held("data", "query", "select nothing from nowhere")
+    assert code == 2 and err.startswith("error:") and "nowhere" in err
+    code, out, _ = held("data", "export", "bars.parquet", "BTCUSDT", "--start", "2019-09-01")
+    assert code == 0 and len(read_bars(tmp_path/"bars.parquet")) == 719
+    assert held("data", "export", "bars.xlsx")[0] == 2 and held("data", "export", "all.csv", "NOSUCH")[0] == 2
+
+
+def test_data_check_names_damage_and_repairs_it(held, service, tmp_path):
+    file = next((tmp_path/"store"/"bars").rglob("BTCUSDT/*.parquet")); file.write_bytes(file.read_bytes()[:-9])
+    code, out, _ = held("data", "check")
+    assert code == 1 and "1 damaged or gone" in out and "BTCUSDT" in out
+    assert held.fetch("BTCUSDT")[0] == 1
+    code, out, _ = held("data", "check", "--repair", "--base-url", service.url)
+    assert code == 0 and "1 of 1 assets complete" in out and held("data", "check")[0] == 0
+
+
+@pytest.mark.parametrize("words,says", [
+    (["download", "stocks"], "needed a list of names"), (["download", "crypto", "BTCUSDT", "--start", "soon"], "no date"),
+    (["download", "crypto", "BTCUSDT", "--interval", "45"], "is not offered"), (["download", "stocks", "AAPL", "--interval", "2d"], "is not offered"),
+    (["download", "stocks", "AAPL", "--start", "2024-01-01", "--end", "2023-01-01"], "must come before the end"),
+    (["data", "list"], "empty"), (["data", "export", "bars.csv"], "empty"), (["data", "query", "select 1"], "empty")])
+def test_bad_words_about_the_store(shell, tmp_path, monkeypatch, words, says):
+    monkeypatch.setenv("METAVOL_STORE", str(tmp_path/"nothing"))
+    code, out, err = shell(*words)
+    assert (code == 2 and err.startswith("error:") and says in err and err.count("\n") == 1) or (words[1] == "list" and code == 0 and says in out)
+    assert not (tmp_path/"nothing").exists()
