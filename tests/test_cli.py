@@ -176,7 +176,7 @@ def test_data_list_check_query_and_export(held, tmp_path):
     assert code == 0 and "2 files, 2 symbols" in out and "bybit-spot" in out
     assert held("data", "check")[:2] == (0, "2 files, all good\n")
     code, out, _ = held("data", "query", "select symbol, count(*) as bars from bars group by symbol order by symbol")
-    assert code == 0 and re.search(r"BTCUSDT +1463\n +ETHUSDT +899", out), out
+    assert code == 0 and re.search(r"BTCUSDT +1463\n *ETHUSDT +899", out), out
     code, _, err = held("data", "query", "select nothing from nowhere")
     assert code == 2 and err.startswith("error:") and "nowhere" in err
     code, out, _ = held("data", "export", "bars.parquet", "BTCUSDT", "--start", "2019-09-01")
