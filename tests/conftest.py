@@ -43,7 +43,7 @@ def windows(features): return make_windows(features)
 def service(monkeypatch):
     "A local Bybit; nobody waits long for it, and its budget is not the real one's."
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name, value in dict(WAIT=.01, TRIES=3, TIMEOUT=(.3, .3), BUDGET=(10_000, 5.)).items(): monkeypatch.setattr(metavol.data, f"BYBIT_{name}", value)
+    for name, value in dict(WAIT=.01, TRIES=3, TIMEOUT=(9., 9.), BUDGET=(10_000, 5.)).items(): monkeypatch.setattr(metavol.data, f"BYBIT_{name}", value)
     service = Bybit().start()
     yield service
     service.stop()
