@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['TIME_NAMES', 'SAMPLES', 'YAHOO_MARKETS', 'YAHOO_BARS', 'YAHOO_CHUNK', 'YAHOO_THREADS', 'YAHOO_TIMEOUT', 'YAHOO_TRIES',
            'YAHOO_WAIT', 'YAHOO_LONGEST_WAIT', 'YAHOO_LOCK', 'BYBIT_BARS', 'BYBIT_PAGE', 'BYBIT_TIMEOUT', 'BYBIT_TRIES',
-           'BYBIT_WAIT', 'BYBIT_BUDGET', 'KLINE', 'utc_times', 'tidy_columns', 'bars_from_table', 'bar_length',
-           'bar_name', 'load_sample', 'SymbolError', 'ServiceError', 'yahoo_market', 'yahoo_part', 'bars_from_yahoo',
+           'BYBIT_WAIT', 'BYBIT_BUDGET', 'KLINE', 'PLAUSIBLE', 'utc_times', 'utc_moment', 'tidy_columns',
+           'bars_from_table', 'bar_length', 'bar_name', 'load_sample', 'SymbolError', 'NoBarsError', 'ServiceError',
+           'BusyError', 'UnreachableError', 'yahoo_market', 'yahoo_markets', 'yahoo_part', 'bars_from_yahoo',
            'MissingSymbolsWarning', 'outspoken', 'closed_yahoo_bars', 'ask_yahoo', 'ask_patiently', 'ask_in_chunks',
-           'yahoo_error', 'yahoo_question', 'load_stock_data', 'candle_length', 'BusyError', 'kline_table',
-           'missing_candles', 'closed_candles', 'bars_from_bybit', 'spend', 'bybit_session', 'bybit_answer',
-           'patiently', 'ask_bybit', 'bybit_page', 'bybit_pages', 'fill_holes', 'kline_query', 'load_bybit_data']
+           'yahoo_error', 'yahoo_question', 'load_stock_data', 'candle_length', 'kline_table', 'missing_candles',
+           'closed_candles', 'bars_from_bybit', 'spend', 'bybit_session', 'bybit_answer', 'patiently', 'ask_bybit',
+           'bybit_page', 'bybit_pages', 'fill_holes', 'kline_query', 'load_bybit_data']
 
-# %% ../nbs/04_data.ipynb #c2a822a0
+# %% ../nbs/04_data.ipynb #27687390
 import inspect
 import logging
+import os
 import re
 import tempfile
 import warnings
@@ -32,9 +34,10 @@ import pandas as pd
 import requests
 from filelock import FileLock
 from requests.adapters import HTTPAdapter
-from tenacity import (Retrying,retry_if_exception_type,retry_if_result,stop_after_attempt,wait_exponential,
-                      wait_random)
+from tenacity import (Retrying,retry_if_exception_type,retry_if_result,stop_after_attempt,stop_any,
+                      wait_exponential,wait_random)
 from tqdm.auto import tqdm
+from urllib3.exceptions import ReadTimeoutError
 from urllib3.util import Retry
 
 from .bars import (BAR_COLUMNS,BarsError,MetavolError,adjust_bars,by_asset,check_bars,check_number,check_type,
@@ -63,6 +66,16 @@ def utc_times(
         raise BarsError(f"{source}: row {row + 1} has the time {text[row]!r}, which is no date; "
                         "needed dates like 2024-01-31 or 2024-01-31 13:00.")
     return pd.DatetimeIndex(parsed)
+
+# %% ../nbs/04_data.ipynb #67306add
+def utc_moment(
+    time:str|pd.Timestamp, # One moment, such as '2024-01-31 13:00'; without a zone it is UTC
+    source:str, # What to call it in an error
+)->pd.Timestamp: # The same in UTC
+    "Read one moment; a midnight with a zone is a moment too, and no name of a day."
+    moment = pd.to_datetime([str(time)], format='ISO8601', errors='coerce')[0]
+    if pd.isna(moment): raise BarsError(f"{source}: {str(time)!r} is no date; write 2024-01-31 or 2024-01-31 13:00.")
+    return moment.tz_localize('UTC') if moment.tz is None else moment.tz_convert('UTC')
 
 # %% ../nbs/04_data.ipynb #88d6bc54
 TIME_NAMES = ('time', 'timestamp', 'datetime', 'date')
@@ -152,25 +165,40 @@ def load_sample(
     bars.attrs = dict(name=name, **facts, bar=bar_name(bar_length(bars)))
     return bars
 
-# %% ../nbs/04_data.ipynb #26fe563f
+# %% ../nbs/04_data.ipynb #2680ceac
 class SymbolError(BarsError):
     "The service has no bars for this symbol; others may have."
 
+class NoBarsError(SymbolError):
+    "The service knows of no bars in this span; it may have older ones."
+
 class ServiceError(BarsError):
-    "The service could not be reached, or refused; no symbol is to blame."
+    "The service did not give an answer that can be used; the symbol is not to blame."
+
+class BusyError(ServiceError):
+    "The same question may have an answer a little later."
+    wait = 0. # Seconds to wait at least, if the service said so
+
+class UnreachableError(ServiceError):
+    "No question gets an answer now: no connection, or this address is banned."
 
 # %% ../nbs/04_data.ipynb #de962dd4
 YAHOO_MARKETS = {'us_equity': r'[A-Z]{1,5}(-[A-Z]{1,2})?', 'crypto': r'[A-Z0-9]+-[A-Z]{3,4}', 'fx': r'.+=X',
                  'futures': r'.+=F', 'index': r'\^.+', 'equity': r'.+'}
 
-# %% ../nbs/04_data.ipynb #4fa05fbf
+# %% ../nbs/04_data.ipynb #01abb303
 def yahoo_market(
+    symbol:str, # A ticker in capitals
+)->str: # A key of `YAHOO_MARKETS`
+    "Name the market of a Yahoo ticker."
+    return next(name for name,form in YAHOO_MARKETS.items() if re.fullmatch(form, symbol))
+
+def yahoo_markets(
     symbols:Sequence[str], # Tickers in capitals
-)->str: # A key of `YAHOO_MARKETS`; 'equity' for stocks of several countries, 'mixed' for what has no market in common
-    "Name the market of some Yahoo tickers."
-    kinds = {next(name for name,form in YAHOO_MARKETS.items() if re.fullmatch(form, symbol)) for symbol in symbols}
-    if len(kinds) == 1: return kinds.pop()
-    return 'equity' if kinds == {'us_equity', 'equity'} else 'mixed'
+)->str|dict[str, str]: # One market if it is the same for all, else the market of each
+    "Name the markets of Yahoo tickers, as `attrs['market']` holds them."
+    each = {symbol: yahoo_market(symbol) for symbol in symbols}
+    return each if len(set(each.values())) > 1 else each[symbols[0]]
 
 # %% ../nbs/04_data.ipynb #6ec9f7ab
 def yahoo_part(
@@ -185,7 +213,7 @@ def yahoo_part(
         frame = frame.xs(symbol, axis=1, level=level)
     return frame.dropna(how='all').rename_axis(index='time', columns=None)
 
-# %% ../nbs/04_data.ipynb #ec2bcf9f
+# %% ../nbs/04_data.ipynb #d1dea920
 def bars_from_yahoo(
     frame:pd.DataFrame|None, # What yfinance returned: columns in one or two levels, index of dates
     symbol:str|Sequence[str], # The ticker asked for, or a list of them
@@ -204,7 +232,7 @@ def bars_from_yahoo(
                           "Check the symbol on finance.yahoo.com, and the dates.")
     panel = pd.concat([bars_from_table(part.assign(symbol=name), f"Yahoo, {name}") for name,part in parts.items()])
     bars = panel if not isinstance(symbol, str) else panel.droplevel(0)
-    bars.attrs = dict(source='Yahoo, through yfinance', market=yahoo_market(symbols), bar=bar_name(bar_length(bars)),
+    bars.attrs = dict(source='Yahoo, through yfinance', market=yahoo_markets(symbols), bar=bar_name(bar_length(bars)),
                       **({'symbol': symbol} if isinstance(symbol, str) else {}))
     return bars
 
@@ -254,7 +282,7 @@ def closed_yahoo_bars(
                                      "choose an earlier start.")
     return bars
 
-# %% ../nbs/04_data.ipynb #ce96f1b6
+# %% ../nbs/04_data.ipynb #941b5bd9
 def ask_yahoo(
     symbol:str, # A ticker in capitals
     start:pd.Timestamp, # First session
@@ -274,10 +302,12 @@ def ask_yahoo(
         if isinstance(error, YFTickerMissingError) or getattr(getattr(error, 'response', 0), 'status_code', 0) == 404:
             return SymbolError(f"Yahoo has no bars for {symbol}: it says {said!r}. "
                                "Check the symbol on finance.yahoo.com, and the dates.")
-        return ServiceError(f"Yahoo gave no answer for {symbol} ({type(error).__name__}: {said}); "
-                            "check the connection, and try again later or with fewer symbols.")
+        offline = getattr(error, 'code', 0) in (5, 6, 7) # curl: no proxy, no such host, no connection
+        return (UnreachableError if offline else BusyError)(
+            f"Yahoo gave no answer for {symbol} ({type(error).__name__}: {said.split(' See http')[0]}); "
+            "check the connection, and try again later or with fewer symbols.")
 
-# %% ../nbs/04_data.ipynb #af8dc298
+# %% ../nbs/04_data.ipynb #3dd96908
 def ask_patiently(
     symbols:Sequence[str], # Tickers
     ask:Callable[[str], pd.DataFrame|BarsError], # Asks once for one of them
@@ -290,11 +320,14 @@ def ask_patiently(
         YfData.cache_get.cache_clear() # it would repeat a broken answer for ever
         with ThreadPoolExecutor(YAHOO_THREADS) as pool: answers.update(zip(waiting, pool.map(ask, waiting)))
         return any(isinstance(answer, ServiceError) for answer in answers.values())
-    Retrying(retry=retry_if_result(bool), stop=stop_after_attempt(YAHOO_TRIES), retry_error_callback=lambda state: None,
+    offline = lambda state: state.attempt_number >= 3 and all(
+        isinstance(answer, UnreachableError) for answer in answers.values())
+    Retrying(retry=retry_if_result(bool), stop=stop_any(stop_after_attempt(YAHOO_TRIES), offline),
+             retry_error_callback=lambda state: None,
              wait=wait_exponential(YAHOO_WAIT, YAHOO_LONGEST_WAIT) + wait_random(0, YAHOO_WAIT))(once)
     return answers
 
-# %% ../nbs/04_data.ipynb #65bbeb74
+# %% ../nbs/04_data.ipynb #be838854
 def ask_in_chunks(
     symbols:Sequence[str], # Tickers
     ask:Callable[[str], pd.DataFrame|BarsError], # Asks once for one of them
@@ -308,11 +341,11 @@ def ask_in_chunks(
             answers |= chunk
             progress.update(len(chunk))
             if all(isinstance(answer, ServiceError) for answer in chunk.values()): break
-    given_up = ServiceError("Yahoo was not asked any more, because it gave no answer for the symbols before; "
+    given_up = UnreachableError("Yahoo was not asked any more, because it gave no answer for the symbols before; "
                             "try again later.")
     return dict.fromkeys(symbols, given_up) | answers
 
-# %% ../nbs/04_data.ipynb #e22bf7b9
+# %% ../nbs/04_data.ipynb #221a5e0f
 def yahoo_error(
     answers:dict[str, BarsError], # Why there are no bars, for each symbol
 )->BarsError: # One error for all: the service's fault if it was so for any of them
@@ -320,7 +353,8 @@ def yahoo_error(
     errors = list(answers.values())
     if len(errors) == 1: return errors[0]
     worst = next((e for kind in (ServiceError, SymbolError, BarsError) for e in errors if isinstance(e, kind)))
-    return type(worst)(f"Yahoo has no bars for {', '.join(answers)}. {worst}")
+    names = ', '.join(list(answers)[:5]) + (f" and {len(answers) - 5} more" if len(answers) > 5 else '')
+    return type(worst)(f"Yahoo has no bars for {names}. {worst}")
 
 # %% ../nbs/04_data.ipynb #f9fe4a83
 def yahoo_question(
@@ -344,7 +378,7 @@ def yahoo_question(
                         "the start must come before the end and before today.")
     return list(dict.fromkeys(name.strip().upper() for name in names)), start, end
 
-# %% ../nbs/04_data.ipynb #4b9a8d2c
+# %% ../nbs/04_data.ipynb #4a2ab2ad
 def load_stock_data(
     symbol:str|Sequence[str], # A Yahoo ticker such as 'AAPL', or a list of them
     start_date:str, # First session, for instance '2020-01-01'
@@ -362,13 +396,13 @@ def load_stock_data(
     found = {name: answer for name,answer in answers.items() if name not in failed}
     single = isinstance(symbol, str)
     bars = found[names[0]] if single else pd.concat(found, names=['symbol'])
-    bars.attrs = dict(source='Yahoo, through yfinance', market=yahoo_market(list(found)), interval=interval,
+    bars.attrs = dict(source='Yahoo, through yfinance', interval=interval, market=yahoo_markets(list(found)),
                       bar='1 month' if interval == '1mo' else bar_name(YAHOO_BARS[interval]),
                       adjustment='splits and dividends', missing={name: str(error) for name,error in failed.items()},
                       **({'symbol': names[0]} if single else {}))
     return bars
 
-# %% ../nbs/04_data.ipynb #69875f0f
+# %% ../nbs/04_data.ipynb #fde9bc3c
 BYBIT_BARS = {**{str(m): pd.Timedelta(minutes=m) for m in (1, 3, 5, 15, 30, 60, 120, 240, 360, 720)},
               'D': pd.Timedelta('1D'), 'W': pd.Timedelta('7D'), 'M': pd.DateOffset(months=1)}
 BYBIT_PAGE = 1000 # Candles in one answer, at most
@@ -377,6 +411,7 @@ BYBIT_TRIES = 6 # Times to ask before a busy service counts as refusing
 BYBIT_WAIT = 1. # Seconds before the second try; doubled for each further one, up to half a minute
 BYBIT_BUDGET = (100, 5.) # Requests in so many seconds; the service bans an address for more than 600 in 5
 KLINE = ['time', 'open', 'high', 'low', 'close', 'volume', 'turnover']
+PLAUSIBLE = (1.2e12, 4.1e12) # Milliseconds since 1970: from 2008 to 2099
 
 # %% ../nbs/04_data.ipynb #15a5f3d0
 def candle_length(
@@ -388,12 +423,7 @@ def candle_length(
         raise BarsError(f"{source}: interval={interval!r} is not offered; choose one of {', '.join(BYBIT_BARS)}.")
     return BYBIT_BARS[interval]
 
-# %% ../nbs/04_data.ipynb #1120976f
-class BusyError(ServiceError):
-    "The same question may have an answer a little later."
-    wait = 0. # Seconds to wait at least, if the service said so
-
-# %% ../nbs/04_data.ipynb #ceb5c066
+# %% ../nbs/04_data.ipynb #012bcb4a
 def kline_table(
     rows:Sequence[Sequence[str]], # Candles as the service sends them, in any order
     source:str, # What to call them in an error
@@ -403,10 +433,15 @@ def kline_table(
     if bad is not None:
         raise BarsError(f"{source}: got a candle {bad}, needed seven fields: {', '.join(KLINE)}. "
                         "Mark and index prices have no volume and make no bars.")
-    try: table = pd.DataFrame(rows, columns=KLINE).astype('float64').astype({'time': 'int64'})
+    try: table = pd.DataFrame(rows, columns=KLINE).astype('float64')
     except (TypeError, ValueError) as error:
         raise BusyError(f"{source}: a field of a candle is no number ({error}); "
                         "ask again, or report it to the service.") from error
+    strange = ~table.time.between(*PLAUSIBLE)
+    if strange.any():
+        raise BusyError(f"{source}: a candle with the time {table.time[strange].iloc[0]:.0f}, which is no recent date in "
+                        "milliseconds; ask again, or report it to the service.")
+    table = table.astype({'time': 'int64'})
     return table.sort_values('time', kind='stable').drop_duplicates(ignore_index=True)
 
 # %% ../nbs/04_data.ipynb #5a796cdb
@@ -419,7 +454,7 @@ def missing_candles(
     return {f"{t:%Y-%m-%d %H:%M}": len(pd.date_range(t, u, freq=length, inclusive='left'))
             for t,u in zip(due[due < came], came[due < came])}
 
-# %% ../nbs/04_data.ipynb #347b4774
+# %% ../nbs/04_data.ipynb #199b9fdb
 def closed_candles(
     table:pd.DataFrame, # Candles as `kline_table` gives them
     symbol:str, # The pair, such as 'BTCUSDT'
@@ -433,7 +468,7 @@ def closed_candles(
     bars = table.drop(columns='time').set_index(time)
     if now is not None: bars = bars[bars.index + length <= now]
     if bars.empty:
-        raise SymbolError(f"{source}: no closed candle in the answer; ask for more than the one that is still open.")
+        raise NoBarsError(f"{source}: no closed candle in the answer; ask for more than the one that is still open.")
     bars = check_bars(bars, source)
     bars.attrs = dict(symbol=symbol, source=f"Bybit v5, {category}", market='crypto', interval=interval,
                       bar='1 month' if interval == 'M' else bar_name(length), adjustment='none',
@@ -451,7 +486,7 @@ def bars_from_bybit(
     "Turn candles from Bybit into valid bars of closed candles."
     return closed_candles(kline_table(rows, f"Bybit {category} {symbol}"), symbol, interval, now, category)
 
-# %% ../nbs/04_data.ipynb #1d8ee1ac
+# %% ../nbs/04_data.ipynb #3d22cfbb
 def spend(
     ledger:Path, # File with the moments of recent requests, as float64 seconds since 1970
     budget:tuple[int, float], # Requests in so many seconds
@@ -459,37 +494,40 @@ def spend(
     "Wait until the budget that all threads and processes share has room, and take it."
     count,seconds = budget
     while True:
-        with FileLock(f"{ledger}.lock", poll_interval=.01):
-            now,stamps = time(),np.fromfile(ledger) if ledger.exists() else np.empty(0)
-            stamps = stamps[(now - seconds < stamps) & (stamps <= now)] # a clock set back must not stop us
-            if len(stamps) < count:
-                np.append(stamps, now).tofile(ledger)
-                return
+        try:
+            with FileLock(f"{ledger}.lock", poll_interval=.01):
+                now,stamps = time(),np.fromfile(ledger) if ledger.exists() else np.empty(0)
+                stamps = stamps[(now - seconds < stamps) & (stamps <= now)] # a clock set back must not stop us
+                if len(stamps) < count: return np.append(stamps, now).tofile(ledger)
+        except OSError as error:
+            raise MetavolError(f"{ledger}: requests cannot be counted there ({error.strerror}); "
+                               "let the variable TMPDIR name a folder that you may write to.") from error
         sleep(stamps[-count] + seconds - now)
 
-# %% ../nbs/04_data.ipynb #822cf9d9
+# %% ../nbs/04_data.ipynb #d217886e
 def bybit_session(
     base_url:str, # Host, for instance 'https://api.bybit.com'
 )->requests.Session: # Repeats what the network lost, at most three times
     "Open a connection that can be kept."
     session = requests.Session()
     session.mount(base_url, HTTPAdapter(max_retries=Retry(
-        total=3, backoff_factor=.3, status_forcelist=(500, 502, 503, 504), raise_on_status=False)))
+        total=3, backoff_factor=.3, status_forcelist=(500, 502, 503, 504), raise_on_status=False,
+        respect_retry_after_header=False))) # it may ask for hours, and nobody would know why nothing happens
     return session
 
-# %% ../nbs/04_data.ipynb #b67149df
+# %% ../nbs/04_data.ipynb #f2cb0f6e
 def bybit_answer(
     reply:requests.Response, # One reply of the service
     source:str, # What was asked for, to be named in an error
 )->dict: # The JSON object in it, whose `retCode` is 0
     "Read one reply, or say why it is none."
     if reply.status_code == 403:
-        raise ServiceError(f"{source}: the service refuses this address (HTTP 403): "
-                           "more than 600 requests in 5 seconds, or a country it does not serve. "
-                           "Wait ten minutes, or give the base_url of another of its hosts.")
+        raise UnreachableError(f"{source}: the service refuses this address (HTTP 403): "
+                               "more than 600 requests in 5 seconds, or a country it does not serve. "
+                               "Wait ten minutes, or give the base_url of another of its hosts.")
     try: body = reply.json()
     except ValueError: body = None
-    if not isinstance(body, dict) or 'retCode' not in body:
+    if not isinstance(body, dict) or not isinstance(body.get('retCode'), int):
         raise (BusyError if reply.ok or reply.status_code == 429 else ServiceError)(
             f"{source}: HTTP {reply.status_code} and no answer in the service's form, "
             f"but {reply.text[:60]!r}; check base_url, and try again later.")
@@ -500,7 +538,7 @@ def bybit_answer(
     error = kind(f"{source}: the service refused with code {body['retCode']}: {body.get('retMsg')}; "
                  f"{todo.get(body['retCode'], 'see its list of codes')}.")
     ready,sent = reply.headers.get('X-Bapi-Limit-Reset-Timestamp', ''),body.get('time')
-    if ready.isdigit() and isinstance(sent, int): error.wait = min(max(int(ready) - sent, 0)/1000, 30.)
+    if re.fullmatch('[0-9]{13}', ready) and isinstance(sent, int): error.wait = min(max(int(ready) - sent, 0)/1000, 30.)
     raise error
 
 # %% ../nbs/04_data.ipynb #0194a29f
@@ -512,7 +550,7 @@ def patiently(
     return Retrying(retry=retry_if_exception_type(BusyError), stop=stop_after_attempt(BYBIT_TRIES), reraise=True,
                     wait=lambda state: max(backoff(state), state.outcome.exception().wait))(question)
 
-# %% ../nbs/04_data.ipynb #a3d03144
+# %% ../nbs/04_data.ipynb #89b69145
 def ask_bybit(
     session:requests.Session, # From `bybit_session`
     url:str, # Host and path, for instance 'https://api.bybit.com/v5/market/kline'
@@ -520,17 +558,20 @@ def ask_bybit(
 )->tuple[list, pd.Timestamp]: # `result.list` as sent, and the time at which the service sent it
     "Ask once, within the budget."
     source = f"Bybit {query['category']} {query.get('symbol', 'pairs')}"
-    spend(Path(tempfile.gettempdir())/f"metavol-bybit-{getuser()}", BYBIT_BUDGET)
+    spend(Path(tempfile.gettempdir())/f"metavol-bybit-{getattr(os, 'getuid', getuser)()}", BYBIT_BUDGET)
     try: reply = session.get(url, params=query, timeout=BYBIT_TIMEOUT)
-    except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError) as error:
-        raise BusyError(f"{source}: the answer was cut on its way; try again later.") from error
     except requests.RequestException as error:
-        raise ServiceError(f"{source}: the service cannot be reached ({type(error).__name__}); "
-                           f"check the connection and the address {url}.") from error
+        cut = isinstance(error, requests.exceptions.ChunkedEncodingError | requests.exceptions.ContentDecodingError)
+        if cut or (error.args and isinstance(error.args[0], ReadTimeoutError)):
+            raise BusyError(f"{source}: the answer was cut on its way; try again later.") from error
+        raise UnreachableError(f"{source}: the service cannot be reached ({type(error).__name__}); "
+                               f"check the connection and the address {url}.") from error
     body = bybit_answer(reply, source)
-    rows,sent = (body.get('result') or {}).get('list'),body.get('time')
+    result,sent = body.get('result'),body.get('time')
+    rows = result.get('list') if isinstance(result, dict) else None
     if not isinstance(rows, list): raise ServiceError(f"{source}: an answer without a list; check the address {url}.")
-    return rows, pd.to_datetime(sent, unit='ms', utc=True) if isinstance(sent, int) else pd.Timestamp.now('UTC')
+    known = isinstance(sent, int) and PLAUSIBLE[0] < sent < PLAUSIBLE[1]
+    return rows, pd.to_datetime(sent, unit='ms', utc=True) if known else pd.Timestamp.now('UTC')
 
 # %% ../nbs/04_data.ipynb #8159a170
 def bybit_page(
@@ -548,23 +589,28 @@ def bybit_page(
         return table, sent
     return patiently(once)
 
-# %% ../nbs/04_data.ipynb #c6eea6b0
+# %% ../nbs/04_data.ipynb #c4aca14f
 def bybit_pages(
     page:Callable[[dict], tuple[pd.DataFrame, pd.Timestamp]], # Asks for one page; takes `end` and `limit`
     step:int, # Milliseconds in a candle, at most
     limit:int|None, # Closed candles wanted; None for all since `first`
     first:int, # Milliseconds since 1970 of the oldest candle wanted; 0 for no bound
     end:int|None, # Milliseconds since 1970 of the newest candle wanted; None for now
+    progress:bool, # Show a progress bar?
 )->tuple[pd.DataFrame, pd.Timestamp]: # Candles, and when the first page was sent
     "Ask page after page, each ending just before the oldest candle so far."
     tables,times,now,empty = [],set(),None,0
-    with tqdm(desc='candles', unit='', delay=2, leave=False, disable=None) as progress:
+    with tqdm(desc='candles', unit='', delay=2, leave=False, disable=None if progress else True) as bar:
         while (limit is None or len(times) <= limit) and (end is None or end >= first): # one more: the newest may be open
             size = BYBIT_PAGE if limit is None else min(BYBIT_PAGE, limit + 1 - len(times))
             table,sent = page(({} if end is None else {'end': end}) | {'limit': size})
             now = now or sent
             if len(table):
-                tables.append(table); times.update(table.time); progress.update(len(table))
+                due = min(end or np.inf, sent.timestamp()*1000) - step
+                if table.time.iloc[-1] < due - step: # the newest candle is not the one that is due
+                    table = pd.concat([page(({} if end is None else {'end': end}) | {'limit': size})[0], table])
+                    table = table.sort_values('time', kind='stable').drop_duplicates(ignore_index=True)
+                tables.append(table); times.update(table.time); bar.update(len(table))
                 end,empty = int(table.time.iloc[0]) - 1,0
             elif empty == 2 or (empty == 1 and end is None): break
             else:
@@ -572,23 +618,27 @@ def bybit_pages(
                 if empty == 2: end -= BYBIT_PAGE*step
     return (pd.concat(tables) if tables else pd.DataFrame(columns=KLINE)), now
 
-# %% ../nbs/04_data.ipynb #3f14285c
+# %% ../nbs/04_data.ipynb #f9ca05b2
 def fill_holes(
     table:pd.DataFrame, # Candles so far
     page:Callable[[dict], tuple[pd.DataFrame, pd.Timestamp]], # Asks for one page; takes `end` and `limit`
     length:pd.Timedelta|pd.DateOffset, # How long one candle lasts
 )->pd.DataFrame: # The same, oldest first, with the candles that were lost on the way
     "Ask again for candles that are missing between others."
+    table = table.sort_values('time', kind='stable').drop_duplicates(ignore_index=True)
     time = pd.DatetimeIndex(pd.to_datetime(np.unique(table.time), unit='ms'))
-    found,reached = [table],time[-1]
+    found,reached = [],time[-1]
     for hole in np.flatnonzero(time[:-1] + length < time[1:])[::-1]:
-        if time[hole] >= reached: continue # an answer for a later hole covered this one
-        lost,_ = page({'end': int(time[hole + 1].timestamp()*1000) - 1, 'limit': BYBIT_PAGE})
-        found.append(lost)
-        reached = pd.to_datetime(lost.time.iloc[0], unit='ms') if len(lost) else time[hole]
-    return pd.concat(found).sort_values('time', kind='stable').drop_duplicates(ignore_index=True)
+        reached = min(reached, time[hole + 1])
+        while reached > time[hole] + length: # a hole may be longer than a page
+            lost,_ = page({'end': int(reached.timestamp()*1000) - 1, 'limit': BYBIT_PAGE})
+            found.append(lost)
+            reached = pd.to_datetime(int(lost.time.iloc[0]), unit='ms') if len(lost) else time[0]
+    new = pd.concat(found) if found else table.iloc[:0]
+    new = new[(new.time > table.time.iloc[0]) & ~new.time.isin(table.time)]
+    return table if new.empty else fill_holes(pd.concat([table, new]), page, length)
 
-# %% ../nbs/04_data.ipynb #0eca1f04
+# %% ../nbs/04_data.ipynb #7902b003
 def kline_query(
     symbol:str, # A pair, in capitals
     interval:str, # A key of `BYBIT_BARS`
@@ -600,6 +650,8 @@ def kline_query(
     "Check what is asked before anybody is asked."
     source = f"Bybit {category} {symbol}"
     length = candle_length(interval, source)
+    if not re.fullmatch('[A-Z0-9-]+', symbol):
+        raise BarsError(f"{source}: Bybit writes pairs in letters and digits, such as BTCUSDT; check the symbol.")
     if category not in ('spot', 'linear', 'inverse'):
         raise BarsError(f"{source}: category={category!r} is not offered; choose spot, linear or inverse.")
     if limit is None and start is None:
@@ -610,12 +662,12 @@ def kline_query(
         if start > last:
             raise BarsError(f"{source}: start {start:%Y-%m-%d %H:%M} lies after the end, {last:%Y-%m-%d %H:%M}; "
                             "exchange them.")
-        if limit is not None and start + limit*length <= last:
+        if limit is not None and limit < 1e6 and start + limit*length <= last:
             raise BarsError(f"{source}: more than {limit} candles lie between {start:%Y-%m-%d %H:%M} and "
                             f"{last:%Y-%m-%d %H:%M}, and limit={limit} would cut them; use limit=None for all of them.")
     return dict(category=category, symbol=symbol, interval=interval)
 
-# %% ../nbs/04_data.ipynb #4efbde90
+# %% ../nbs/04_data.ipynb #d0f5b600
 def load_bybit_data(
     symbol:str, # A pair, such as 'BTCUSDT'
     interval:str='60', # Length of a candle in minutes, or 'D', 'W' or 'M'
@@ -624,24 +676,25 @@ def load_bybit_data(
     end:str|pd.Timestamp|None=None, # Start of the last candle; None for now
     category:str='spot', # 'spot', 'linear' (perpetuals in USDT) or 'inverse' (its volume counts dollars)
     base_url:str='https://api.bybit.com', # Host to ask
+    progress:bool=True, # Show a progress bar, if it takes over two seconds?
 )->pd.DataFrame: # Bars of one asset by `time`, fewer than `limit` if the listing is younger; `attrs['gaps']` counts missing candles
-    "Closed candles from Bybit, paged backwards from the newest; `SymbolError` if there are none, `ServiceError` if nobody answers."
+    "Closed candles from Bybit, newest first; raises `SymbolError` if it has none, `ServiceError` if nobody answers."
     check_type(symbol, str, 'Bybit symbol', "a pair such as 'BTCUSDT'; call it once for each pair")
     symbol,interval = symbol.upper(),str(interval)
-    first,last = (None if t is None else utc_times([str(t)], f"Bybit {symbol}")[0] for t in (start, end))
+    first,last = (None if t is None else utc_moment(t, f"Bybit {symbol}") for t in (start, end))
     query,length = kline_query(symbol, interval, category, limit, first, last),BYBIT_BARS.get(interval)
     step = (pd.Timestamp('1970-01-01') + length - pd.Timestamp('1970-01-01'))//pd.Timedelta('1ms')
     since,until = (None if t is None else int(t.timestamp()*1000) for t in (first, last))
     with bybit_session(base_url) as session:
         page = lambda part: bybit_page(session, f"{base_url.rstrip('/')}/v5/market/kline", query | part)
-        table,now = bybit_pages(page, step, limit, since or 0, until)
+        table,now = bybit_pages(page, step, limit, since or 0, until, progress)
         if table.empty:
-            raise SymbolError(f"Bybit {category} {symbol}: no candles; the symbol is unknown there "
+            raise NoBarsError(f"Bybit {category} {symbol}: no candles; the symbol is unknown there "
                               "or was not traded then. Check it, the category and the dates.")
         table = fill_holes(table, page, length)
     bars = closed_candles(table, symbol, interval, now, category).loc[first:last]
     if limit is not None: bars = bars.iloc[-limit:]
     if bars.empty:
-        raise SymbolError(f"Bybit {category} {symbol}: no closed candle since {first:%Y-%m-%d %H:%M}; choose an earlier start.")
-    bars.attrs['gaps'] = missing_candles(bars.index, length)
+        raise NoBarsError(f"Bybit {category} {symbol}: no closed candle since {first:%Y-%m-%d %H:%M}; choose an earlier start.")
+    bars.attrs |= dict(gaps=missing_candles(bars.index, length), sent=now.isoformat())
     return bars

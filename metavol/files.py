@@ -108,7 +108,7 @@ def write_whole(
         with suppress(OSError): part.unlink()
     return path
 
-# %% ../nbs/06_files.ipynb #ca5b249c
+# %% ../nbs/06_files.ipynb #ec0e4789
 def write_bars(
     bars:pd.DataFrame, # Valid bars of one asset or of many
     path:str|Path, # Ends in .parquet, .csv or .csv.gz
@@ -118,7 +118,7 @@ def write_bars(
     path = Path(path); kind = file_kind(path)
     table = check_bars(bars).reset_index()
     if 'symbol' not in table.columns and 'symbol' in bars.attrs: table.insert(0, 'symbol', bars.attrs['symbol'])
-    table.attrs = {key: value for key,value in bars.attrs.items() if isinstance(value, str)}
+    table.attrs = {name: fact for name,fact in bars.attrs.items() if isinstance(fact, str | dict)}
     if kind == '.parquet': content = table.to_parquet(index=False, compression='zstd')
     else: content = table.to_csv(index=False).encode()
     if kind == '.csv.gz': content = gzip.compress(content, mtime=0)

@@ -7,10 +7,10 @@ __all__ = ['RESERVED', 'NAMES', 'TIMES', 'MANIFEST', 'LOCK_WAIT', 'YAHOO_UNITS',
            'folder_name', 'fingerprint', 'pack_bars', 'unpack_bars', 'read_line', 'read_entries', 'write_entries',
            'manifest_table', 'series_of', 'current', 'current_of', 'Store', 'locked', 'all_files', 'read_entry',
            'unnamed', 'recover', 'utc_time', 'what_came', 'read_good', 'kept_bars', 'news', 'new_entry',
-           'write_download', 'add_bars', 'check_adjustment', 'asked_span', 'gaps', 'judge', 'missing_spans',
-           'interval_length', 'check_symbols', 'select_entries', 'select_version', 'refuse_empty', 'facts_of',
-           'read_kept', 'export_bars', 'bars_dataset', 'answer_table', 'ask_sql', 'judge_unnamed', 'check_store',
-           'keep_versions', 'set_aside', 'rebuild_manifest']
+           'write_download', 'broken_entries', 'move_aside', 'add_bars', 'check_adjustment', 'asked_span', 'gaps',
+           'judge', 'missing_spans', 'interval_length', 'check_symbols', 'select_entries', 'select_version',
+           'refuse_empty', 'facts_of', 'read_kept', 'export_bars', 'bars_dataset', 'answer_table', 'ask_sql',
+           'judge_unnamed', 'check_store', 'forget_broken', 'rebuild_manifest']
 
 # %% ../nbs/08_store.ipynb #ddcc4db0
 import difflib
@@ -114,13 +114,15 @@ def read_line(
         if entry[name] is not None: datetime.fromisoformat(entry[name])
     return {name: entry[name] for name in MANIFEST} | {name: int(entry[name]) for name in ('version', 'rows')}
 
-# %% ../nbs/08_store.ipynb #e56a7741
+# %% ../nbs/08_store.ipynb #5d2c6720
 def read_entries(
     root:Path, # Folder of the store
 )->list[dict]: # One entry for each download, with the keys of `MANIFEST`; times as text
     "Read the manifest."
     try: text = (root/'manifest.jsonl').read_bytes()
     except FileNotFoundError: return []
+    except NotADirectoryError as error:
+        raise StoreError(f"{root} is a file; give a folder with --store or METAVOL_STORE.") from error
     except OSError as error:
         raise StoreError(f"manifest.jsonl cannot be read ({error.strerror}); allow yourself to read it.") from error
     try: return [read_line(line) for line in text.decode().split('\n') if line]
@@ -173,7 +175,7 @@ def current_of(
     wanted = astuple(series)
     return current([entry for entry in entries if series_of(entry) == wanted])
 
-# %% ../nbs/08_store.ipynb #8546eedd
+# %% ../nbs/08_store.ipynb #8988d961
 @dataclass(frozen=True, repr=False)
 class Store:
     "Downloaded bars in a folder, each file written once, all of them listed in a manifest."
@@ -183,7 +185,10 @@ class Store:
     def root(self): # Asked for anew each time, so that METAVOL_STORE may be set after the import
         return Path(self.folder or os.environ.get('METAVOL_STORE') or user_data_path('metavol')/'store').expanduser().absolute()
     @property
-    def manifest(self): return manifest_table(read_entries(self.root))
+    def manifest(self): # What was downloaded, one row a download
+        entries = read_entries(self.root)
+        if not entries and all_files(self.root): refuse_empty(self.root, entries)
+        return manifest_table(entries)
     def __repr__(self):
         try: kept = self.manifest
         except StoreError as error: return f"Store: {error}"
@@ -194,7 +199,7 @@ class Store:
                 f"from {sources} source{'s'*(sources > 1)}, {newest.rows.sum():,} bars, "
                 f"{newest['first'].min():%Y-%m-%d} to {newest['last'].max():%Y-%m-%d}")
 
-# %% ../nbs/08_store.ipynb #b63cd875
+# %% ../nbs/08_store.ipynb #f4255407
 LOCK_WAIT = 60. # Seconds to wait for another writer
 
 @contextmanager
@@ -210,7 +215,7 @@ def locked(
                          "wait until it has finished, or end it, and try again.") from error
     except OSError as error:
         raise StoreError(f"{error.filename or root}: {error.strerror or error}; choose a folder that has room and that "
-                         "you may write to, for instance with METAVOL_STORE.") from error
+                         "you may write to, with --store or METAVOL_STORE.") from error
 
 # %% ../nbs/08_store.ipynb #cb19e3db
 def all_files(
@@ -283,14 +288,14 @@ def what_came(
                            f"asked for, {first} up to but without {last}; give the span of the question.")
     return fresh, (first, last)
 
-# %% ../nbs/08_store.ipynb #ee96464b
+# %% ../nbs/08_store.ipynb #c86d507b
 def read_good(
     root:Path, # Folder of the store
     entry:dict, # Of a file
 )->bytes: # Its content
     "Read a file, or refuse it if it is not what was written."
     what = f"{entry['file']}, bars of {entry['symbol']},"
-    advice = "set it aside and fetch it again with `metavol data check --repair`."
+    advice = "fetch it again with `metavol data check --repair`, or by downloading its span."
     try: content = (root/entry['file']).read_bytes()
     except FileNotFoundError as error: raise StoreError(f"{what} is absent; {advice}") from error
     except OSError as error: raise StoreError(f"{what} cannot be read ({error.strerror}); {advice}") from error
@@ -371,7 +376,26 @@ def write_download(
         with suppress(OSError): (root/file).unlink()
         raise
 
-# %% ../nbs/08_store.ipynb #62bc7764
+# %% ../nbs/08_store.ipynb #91e915d9
+def broken_entries(
+    root:Path, # Folder of the store
+    entries:list[dict], # Of one series and version
+    span:tuple[pd.Timestamp, pd.Timestamp], # From, and up to but without to
+)->list[dict]: # Those that touch the span and whose files are damaged or gone
+    "Find what has to be fetched again."
+    return [entry for entry in entries if entry['file'] and pd.Timestamp(entry['asked_from']) < span[1]
+            and pd.Timestamp(entry['asked_to']) > span[0] and judge(root, entry) in ('absent', 'damaged')]
+
+def move_aside(
+    root:Path, # Folder of the store, locked
+    entries:list[dict], # Of files that are damaged or gone
+)->None: # Nothing
+    "Move damaged files into the folder `broken`."
+    (root/'broken').mkdir(exist_ok=True)
+    for entry in entries:
+        with suppress(FileNotFoundError): os.replace(root/entry['file'], root/'broken'/Path(entry['file']).name)
+
+# %% ../nbs/08_store.ipynb #bef374b1
 def add_bars(
     store:Store, # Where they shall be kept
     bars:pd.DataFrame|None, # What came: bars of one asset by `time`; None or empty if the service had none
@@ -389,11 +413,16 @@ def add_bars(
         mine = current_of(series, entries)
         version = mine[0]['version'] if mine else 1
         if new_version: mine,version = [],version + bool(mine)
-        if len(fresh): check_adjustment(mine, series, adjustment)
-        if len(fresh) and mine: fresh = news(fresh, kept_bars(store.root, mine, *fresh.index[[0, -1]]))
-        if len(fresh) or gaps([asked_span(entry) for entry in mine], *span):
+        lost = broken_entries(store.root, mine, span)
+        good = [entry for entry in mine if entry not in lost]
+        if len(fresh): check_adjustment(good, series, adjustment)
+        if len(fresh) and good: fresh = news(fresh, kept_bars(store.root, good, *fresh.index[[0, -1]]))
+        covered = [asked_span(entry) for entry in good]
+        if len(fresh) or gaps(covered, *span):
+            healed = [entry for entry in lost if not gaps([*covered, span], *asked_span(entry))]
+            if lost: move_aside(store.root, lost)
             entry = new_entry(series, version, fresh, span, adjustment=adjustment, market=market, client=client)
-            write_download(store.root, entries, fresh, entry)
+            write_download(store.root, [old for old in entries if old not in healed], fresh, entry)
         elif len(entries) > len(before): write_entries(store.root, entries)
 
 # %% ../nbs/08_store.ipynb #bba517aa
@@ -522,7 +551,7 @@ def select_version(
                            "Leave version out, or choose another.")
     return found
 
-# %% ../nbs/08_store.ipynb #106514b5
+# %% ../nbs/08_store.ipynb #da2980b6
 def refuse_empty(
     root:Path, # Folder of the store
     entries:list[dict], # What its manifest says
@@ -532,8 +561,8 @@ def refuse_empty(
     if all_files(root):
         raise StoreError("manifest.jsonl is absent though there are bars; "
                          "restore it with `metavol data check --repair` or Store.rebuild().")
-    raise StoreError("The store is empty; download something first, or name another folder, "
-                     "for instance with METAVOL_STORE.")
+    raise StoreError(f"The store {root} is empty; download something first, "
+                     "or name another folder with --store or METAVOL_STORE.")
 
 # %% ../nbs/08_store.ipynb #7229dcaa
 def facts_of(
@@ -635,12 +664,12 @@ def ask_sql(
 
 Store.query = ask_sql
 
-# %% ../nbs/08_store.ipynb #f1a6d265
+# %% ../nbs/08_store.ipynb #df7b7df8
 TO_DO = {'good': '', 'absent': "fetch it again with `metavol data check --repair`",
-         'damaged': "set it aside and fetch it again with `metavol data check --repair`",
+         'damaged': "fetch it again with `metavol data check --repair`",
          'not readable': "allow yourself to read it",
-         'not as the manifest says': "restore the manifest with Store.rebuild()",
-         'not in the manifest': "nothing is lost: the next download enters it, or Store.rebuild()",
+         'not as the manifest says': "restore the manifest with `metavol data check --repair`",
+         'not in the manifest': "nothing is lost: the next download enters it",
          'unfinished': "nothing is lost: the next download removes it"}
 
 # %% ../nbs/08_store.ipynb #7b9f82d3
@@ -654,13 +683,14 @@ def judge_unnamed(
     except PermissionError: return 'not readable'
     except OSError: return 'damaged'
 
-# %% ../nbs/08_store.ipynb #42276001
+# %% ../nbs/08_store.ipynb #94bbeb3c
 def check_store(
     store:Store, # What is kept
 )->pd.DataFrame: # One row a file: `file symbol result what_to_do`
     "Read every file and compare it with the manifest."
     try: entries,rows = read_entries(store.root),[]
-    except StoreError: entries,rows = [],[('manifest.jsonl', '', 'not as the manifest says')]
+    except StoreError: entries,rows = [],[('manifest.jsonl', '', 'damaged')]
+    if not entries and not rows and all_files(store.root): rows = [('manifest.jsonl', '', 'absent')]
     rows += [(entry['file'], entry['symbol'], judge(store.root, entry)) for entry in entries if entry['file']]
     rows += [(file, '', judge_unnamed(store.root, file)) for file in unnamed(store.root, entries)]
     table = pd.DataFrame(rows, columns=['file', 'symbol', 'result'], dtype='str')
@@ -668,36 +698,20 @@ def check_store(
 
 Store.check = check_store
 
-# %% ../nbs/08_store.ipynb #b9bcfa2b
-def keep_versions(
-    kept:list[dict], # Entries that stay
-    dropped:list[dict], # Entries that go
-)->list[dict]: # Entries of an empty span, one for each series whose newest version would vanish
-    "Let no older version come back as the newest because files of the newest were lost."
-    stay = {(series_of(entry), entry['version']) for entry in kept}
-    newest = {(series_of(entry), entry['version']): entry for entry in current(kept + dropped)}
-    nothing = dict.fromkeys(('file', 'sha256', 'first', 'last')) | {'rows': 0}
-    return [entry | nothing | {'asked_to': entry['asked_from']}
-            for key,entry in newest.items() if key not in stay and entry['version'] > 1]
-
-# %% ../nbs/08_store.ipynb #7cf20353
-def set_aside(
+# %% ../nbs/08_store.ipynb #d3e62363
+def forget_broken(
     store:Store, # What is kept
-)->pd.DataFrame: # The rows of the manifest that were dropped
-    "Move damaged files into `broken` and forget them and the absent ones, so that they are downloaded again."
-    root = store.root
-    with locked(root):
-        entries = recover(root, read_entries(root))
-        results = [judge(root, entry) if entry['file'] else 'good' for entry in entries]
-        dropped = [entry for entry,result in zip(entries, results) if result in ('absent', 'damaged')]
-        kept = [entry for entry,result in zip(entries, results) if result not in ('absent', 'damaged')]
-        (root/'broken').mkdir(exist_ok=True)
-        damaged = [entry['file'] for entry,result in zip(entries, results) if result == 'damaged']
-        for file in (*damaged, *unnamed(root, entries)): os.replace(root/file, root/'broken'/Path(file).name)
-        write_entries(root, kept + keep_versions(kept, dropped))
-    return manifest_table(dropped)
+)->pd.DataFrame: # The rows of the manifest that were struck out
+    "Strike out damaged and absent files of superseded versions, which nobody can send again."
+    with locked(store.root):
+        entries = recover(store.root, read_entries(store.root)); newest = current(entries)
+        lost = [entry for entry in entries if entry not in newest and entry['file']
+                and judge(store.root, entry) in ('absent', 'damaged')]
+        move_aside(store.root, lost)
+        write_entries(store.root, [entry for entry in entries if entry not in lost])
+    return manifest_table(lost)
 
-Store.set_aside_broken = set_aside
+Store.forget_broken = forget_broken
 
 # %% ../nbs/08_store.ipynb #895447fd
 def rebuild_manifest(

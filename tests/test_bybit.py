@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 import metavol.data
-from metavol.bars import BarsError, check_bars
-from metavol.data import BYBIT_BARS, BusyError, ServiceError, SymbolError, bars_from_bybit, load_bybit_data, load_sample, missing_candles, spend
+from metavol.bars import BarsError, MetavolError, check_bars
+from metavol.data import (BYBIT_BARS, BusyError, NoBarsError, ServiceError, SymbolError, UnreachableError, bars_from_bybit, load_bybit_data, load_sample,
+                          missing_candles, spend)
 from services import HALF_PAST, candles, cut, envelope, reset, silence
 
 FORKS = get_context("forkserver"); FORKS.set_forkserver_preload(["metavol.data"])
@@ -26,6 +27,13 @@ def page(part, now=HALF_PAST): return 200, envelope(candles(1501)[part], now)
 def words(rows):
     "One field of one candle is no number."
     return [*rows[:5], [*rows[5][:2], "n/a", *rows[5][3:]], *rows[6:]]
+
+
+def stall(handler):
+    "Send half a body and then nothing."
+    content = json.dumps(envelope(candles(50))).encode()
+    handler.send_response(200); handler.send_header("Content-Length", str(len(content))); handler.end_headers()
+    handler.wfile.write(content[:100]); handler.wfile.flush(); silence(handler)
 
 
 def busy(code, message, status=200, headers=None): return status, envelope([], HALF_PAST, code, message), headers or {}
@@ -52,6 +60,11 @@ FAULTS = { # What is sent before honest answers; the middle ones come between tw
     "an empty page in the middle": [page(FIRST), page(slice(0, 0))],
     "an empty page first": [page(slice(0, 0))],
     "half a page": [page(slice(0, 400))],
+    "half a body, then silence": [page(FIRST), stall],
+    "a stale page first": [page(slice(700, 1501))],
+    "a stale page in the middle": [page(FIRST), page(slice(1300, 1501))],
+    "a clock that says nonsense": [(200, envelope(candles(1501)[FIRST], 10**30))],
+    "seconds to wait, in hours": [(503, "later", {"Retry-After": "7200"}), busy(10006, "Too many visits!", 429, {"Retry-After": "7200", "X-Bapi-Limit-Reset-Timestamp": "²"})],
     "every second candle of a page": [page(slice(0, 1000, 2))],
     "a string that is no number": [(200, envelope(words(candles(1000)), HALF_PAST))],
     "an answer without a clock": [page(FIRST, now=None)],
@@ -60,7 +73,7 @@ FAULTS = { # What is sent before honest answers; the middle ones come between tw
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_lose_no_candle(service, monkeypatch, fault):
-    if "timeout" in fault: monkeypatch.setattr(metavol.data, "BYBIT_TIMEOUT", (.3, .3))
+    if "timeout" in fault or "silence" in fault: monkeypatch.setattr(metavol.data, "BYBIT_TIMEOUT", (.3, .3))
     service.rows, service.replies = candles(3000), list(FAULTS[fault])
     bars = load_bybit_data("BTCUSDT", limit=1500 if "clock" not in fault else 1499, base_url=service.url)
     expected = BITCOIN.iloc[-len(bars) - 1:-1]
@@ -111,12 +124,26 @@ def test_an_outage_longer_than_a_page_does_not_end_the_history(service):
     assert list(bars.attrs["gaps"].values()) == [4, 1302] # The sample lacks six hours of its own
 
 
+def test_pages_lost_within_a_hole_longer_than_a_page_are_found(service):
+    "The second question is answered with what lies three pages further back."
+    rows = candles(8001); service.rows = rows
+    service.replies = [(200, envelope(rows[:1000], HALF_PAST)), (200, envelope(rows[3000:4000], HALF_PAST)), (200, envelope(rows[3000:4000], HALF_PAST))]
+    bars = load_bybit_data("BTCUSDT", limit=7999, base_url=service.url)
+    np.testing.assert_array_equal(bars, BITCOIN.iloc[-8000:-1])
+
+
+@pytest.mark.parametrize("start,first", [("2019-09-01T00:00+09:00", "2019-08-31 15:00"), (pd.Timestamp("2019-09-01", tz="Asia/Tokyo"), "2019-08-31 15:00"), ("2019-09-01", "2019-09-01 00:00")])
+def test_a_midnight_with_a_zone_is_a_moment(service, start, first):
+    service.rows = candles(2000)
+    assert load_bybit_data("BTCUSDT", limit=None, start=start, base_url=service.url).index[0] == pd.Timestamp(first, tz="UTC")
+
+
 def test_two_pages_without_the_open_candle(service):
     service.rows = candles(2000)
     bars = load_bybit_data("btcusdt", interval="60", limit=1400, base_url=service.url)
     assert [q["limit"] for q in service.asked] == [1000, 401] and service.asked[0]["symbol"] == "BTCUSDT"
     np.testing.assert_array_equal(bars, BITCOIN.iloc[-1401:-1])
-    assert bars.attrs == dict(symbol="BTCUSDT", source="Bybit v5, spot", market="crypto", bar="1 hour", interval="60", adjustment="none", gaps={})
+    assert bars.attrs == dict(symbol="BTCUSDT", source="Bybit v5, spot", market="crypto", bar="1 hour", interval="60", adjustment="none", gaps={}, sent="2019-09-30T23:30:00+00:00")
     check_bars(bars)
 
 
@@ -164,28 +191,33 @@ def test_months_are_counted_by_the_calendar():
 
 REFUSALS = {
     "10001": ([busy(10001, "params error: symbol invalid")], SymbolError, "code 10001: params error: symbol invalid; check the symbol"),
-    "403": ([(403, "<html><body>403 Forbidden</body></html>")], ServiceError, r"HTTP 403\): more than 600 requests in 5 seconds, or a country"),
+    "403": ([(403, "<html><body>403 Forbidden</body></html>")], UnreachableError, r"HTTP 403\): more than 600 requests in 5 seconds, or a country"),
     "10006": (3*[busy(10006, "Too many visits!", 429)], BusyError, "code 10006: Too many visits!; wait a minute"),
     "10016": (3*[busy(10016, "Request timeout")], BusyError, "code 10016"),
-    "unknown symbol": (3*[(200, envelope([], 1))], SymbolError, "no candles; the symbol is unknown"),
+    "unknown symbol": (3*[(200, envelope([], 1))], NoBarsError, "no candles; the symbol is unknown"),
     "html": (3*[(200, "<html>hello</html>")], BusyError, "no answer in the service's form, but '<html>hello"),
     "404": ([(404, "[]")], ServiceError, "HTTP 404"),
     "nolist": ([(200, dict(retCode=0, retMsg="OK", result={}))], ServiceError, "without a list"),
     "502": (4*[(502, "bad gateway")], ServiceError, "HTTP 502"),
-    "silence": (4*[silence], ServiceError, "cannot be reached"),
+    "silence": (4*[silence], UnreachableError, "cannot be reached"),
+    "half a body, then silence": (3*[stall], BusyError, "cut on its way"),
+    "no object": ([(200, dict(retCode=0, result=[1], time=HALF_PAST))], ServiceError, "without a list"),
+    "a code that is no number": (3*[(200, dict(retCode=[1], result={}))], BusyError, "no answer in the service's form"),
+    "a candle of 1970": (3*[(200, envelope([["0", "1", "2", "1", "2", "5", "9"]], HALF_PAST))], BusyError, "no recent date"),
+    "another code": ([busy(10029, "symbol is not whitelisted")], ServiceError, "code 10029"),
     "cut": (3*[cut(envelope(candles(50)))], BusyError, "cut on its way"),
     "words": (3*[(200, envelope([["1569880800000", "1", "2", "1", "oops", "5", "9"]], HALF_PAST))], BusyError, "no number"),
     "five": ([(200, envelope([["1569880800000", "1", "2", "1", "2"]], HALF_PAST))], BarsError, "needed seven fields"),
     "nan": ([(200, envelope([["1569880800000", "1", "nan", "1", "2", "5", "9"]], HALF_PAST))], BarsError, "high is missing or infinite"),
     "inverted": ([(200, envelope([["1569880800000", "1", "1", "2", "1", "5", "9"]], HALF_PAST))], BarsError, "low is above"),
-    "open": ([(200, envelope(candles(1), HALF_PAST))], SymbolError, "no closed candle"),
+    "open": ([(200, envelope(candles(1), HALF_PAST))], NoBarsError, "no closed candle"),
     "the same page for ever": (4*[page(FIRST)], BusyError, "repeats a page"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refusals_are_explained(service, monkeypatch, name):
-    if name == "silence": monkeypatch.setattr(metavol.data, "BYBIT_TIMEOUT", (.3, .3))
+    if "silence" in name: monkeypatch.setattr(metavol.data, "BYBIT_TIMEOUT", (.3, .3))
     service.replies, kind, says = REFUSALS[name]; service.replies = list(service.replies)
     with pytest.raises(BarsError, match=says) as caught: load_bybit_data("BTCUSDT", limit=1200, base_url=service.url)
     assert caught.type is kind and "BTCUSDT" in str(caught.value)
@@ -227,6 +259,12 @@ def test_many_pairs_at_once_stay_within_the_budget(service, monkeypatch, tmp_pat
     for bars in loaded: np.testing.assert_array_equal(bars, BITCOIN.iloc[-2501:-1])
 
 
+def test_a_place_where_nothing_can_be_counted_is_named(service, monkeypatch, tmp_path):
+    monkeypatch.setattr(metavol.data.tempfile, "gettempdir", lambda: str(tmp_path/"nowhere"))
+    (tmp_path/"nowhere").write_text("a file")
+    with pytest.raises(MetavolError, match="cannot be counted there .* TMPDIR"): load_bybit_data("BTCUSDT", base_url=service.url)
+
+
 def test_a_clock_set_back_or_a_damaged_ledger_stops_nobody(tmp_path):
     ledger = tmp_path/"requests"
     np.full(50, time() + 3600).tofile(ledger); spend(ledger, (5, 60.))
@@ -244,7 +282,6 @@ def test_recorded_pages(service, market_data, coin):
     service.replies = [(200, bybit_example(market_data, f"built_linear_{coin}_60_page{page}.json")) for page in (1, 2)]
     bars = load_bybit_data(coin, interval="60", limit=1500, category="linear", base_url=service.url)
     assert len(bars) == 1400 and (bars.index.diff()[1:] == pd.Timedelta("1h")).all() and bars.attrs["gaps"] == {}
-    assert service.asked[1]["end"] == 1718640000000 - 1
 
 
 @pytest.mark.parametrize("name,status,says", [
