@@ -74,10 +74,10 @@ def has_zone(
     if pd.api.types.is_datetime64_any_dtype(times): return times.dt.tz is not None
     return bool(times.astype(str).str.strip().str.contains(r'\d(?:Z|[+-]\d\d:?\d\d)$').all())
 
-# %% ../nbs/06_files.ipynb #f8b6a97c
+# %% ../nbs/06_files.ipynb #02d884a8
 def read_bars(
-    path:str|Path, # Parquet or CSV with `symbol, time (or date or timestamp), open, high, low, close, volume`, perhaps `adj_close`
-)->pd.DataFrame: # Valid bars indexed by (symbol, time), adjusted if the file has `adj_close`; `attrs['assumed']` says what was assumed
+    path:str|Path, # Columns `symbol, time (or date or timestamp), open, high, low, close, volume`, perhaps `adj_close`
+)->pd.DataFrame: # Valid bars by (symbol, time), adjusted if there is `adj_close`; `attrs['assumed']` says what was assumed
     "Read bars from a file; times without a zone are UTC, and without a symbol column the file's name is the symbol."
     table = read_table(path); path = Path(path)
     if not len(table): raise BarsError(f"{path.name}: the file has a header and no rows; needed at least one bar.")

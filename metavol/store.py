@@ -7,12 +7,12 @@ __all__ = ['RESERVED', 'NAMES', 'TIMES', 'MANIFEST', 'LOCK_WAIT', 'YAHOO_UNITS',
            'folder_name', 'fingerprint', 'pack_bars', 'unpack_bars', 'read_line', 'read_entries', 'write_entries',
            'manifest_table', 'series_of', 'current', 'current_of', 'Store', 'locked', 'all_files', 'read_entry',
            'unnamed', 'recover', 'utc_time', 'what_came', 'read_good', 'kept_bars', 'news', 'new_entry',
-           'write_download', 'broken_entries', 'move_aside', 'add_bars', 'check_adjustment', 'asked_span', 'gaps',
-           'judge', 'missing_spans', 'interval_length', 'check_symbols', 'select_entries', 'select_version',
+           'write_download', 'broken_entries', 'move_aside', 'portions', 'add_bars', 'check_adjustment', 'asked_span',
+           'gaps', 'judge', 'missing_spans', 'interval_length', 'check_symbols', 'select_entries', 'select_version',
            'refuse_empty', 'facts_of', 'read_kept', 'export_bars', 'bars_dataset', 'answer_table', 'ask_sql',
            'judge_unnamed', 'check_store', 'forget_broken', 'rebuild_manifest']
 
-# %% ../nbs/08_store.ipynb #ddcc4db0
+# %% ../nbs/08_store.ipynb #edc20150
 import difflib
 import hashlib
 import json
@@ -38,7 +38,7 @@ from pyarrow.fs import LocalFileSystem
 
 from . import __version__
 from .bars import BAR_COLUMNS,PRICES,MetavolError,check_bars,check_type,describe_row
-from .data import BYBIT_BARS,bar_length,bar_name,utc_times
+from .data import BYBIT_BARS,bar_length,bar_name,utc_moment
 from .files import write_bars,write_whole
 
 # %% ../nbs/08_store.ipynb #58df33cd
@@ -217,14 +217,14 @@ def locked(
         raise StoreError(f"{error.filename or root}: {error.strerror or error}; choose a folder that has room and that "
                          "you may write to, with --store or METAVOL_STORE.") from error
 
-# %% ../nbs/08_store.ipynb #cb19e3db
+# %% ../nbs/08_store.ipynb #33d4ab52
 def all_files(
     root:Path, # Folder of the store
 )->list[str]: # Their places within it, with `/`, sorted
-    "Every file below `bars`."
+    "Every file of bars, whole or not."
     start = len(str(root)) + 1
-    return sorted(f"{folder[start:].replace(os.sep, '/')}/{name}"
-                  for folder,_,names in os.walk(root/'bars') for name in names)
+    return sorted(f"{folder[start:].replace(os.sep, '/')}/{name}" for folder,_,names in os.walk(root/'bars')
+                  for name in names if name.endswith(('.parquet', '.part')))
 
 # %% ../nbs/08_store.ipynb #2c1e72eb
 def read_entry(
@@ -257,13 +257,13 @@ def recover(
         else: found.append(read_entry(root, file))
     return entries + [entry for entry in found if entry]
 
-# %% ../nbs/08_store.ipynb #7fe2ae47
+# %% ../nbs/08_store.ipynb #c3e72221
 def utc_time(
     time:str|pd.Timestamp, # A date or a time; without a zone it is UTC
     name:str, # What to call it in an error
 )->pd.Timestamp: # In UTC
     "Read one time."
-    return utc_times([str(time)], name)[0]
+    return utc_moment(time, name)
 
 # %% ../nbs/08_store.ipynb #b03ccf7f
 def what_came(
@@ -357,24 +357,29 @@ def new_entry(
     return {**vars(series), 'version': version, 'rows': len(fresh), **dict(zip(TIMES, times)), **facts,
             'versions': f"metavol {__version__}, pandas {pd.__version__}, pyarrow {pa.__version__}"}
 
-# %% ../nbs/08_store.ipynb #f433d9ea
+# %% ../nbs/08_store.ipynb #a87f0fc7
 def write_download(
     root:Path, # Folder of the store, locked
     entries:list[dict], # What the manifest says so far
     fresh:pd.DataFrame, # Bars to be written; if there are none, only the question is remembered
     entry:dict, # What to say about them
-)->None: # Nothing
+)->dict: # The entry, with `file` and `sha256`
     "Write the bars, then the manifest that names them."
-    if not len(fresh): return write_entries(root, [*entries, entry | {'file': None, 'sha256': None}])
+    if not len(fresh):
+        entry = entry | {'file': None, 'sha256': None}
+        write_entries(root, [*entries, entry])
+        return entry
     content = pack_bars(fresh, entry); digits = fingerprint(content)
     file = '/'.join(['bars', *(folder_name(entry[name]) for name in ('source', 'interval', 'symbol')),
                      f"{digits[:16]}.parquet"])
     (root/file).parent.mkdir(parents=True, exist_ok=True)
     write_whole(root/file, content)
-    try: write_entries(root, [*entries, entry | {'file': file, 'sha256': digits}])
+    entry = entry | {'file': file, 'sha256': digits}
+    try: write_entries(root, [*entries, entry])
     except MetavolError:
         with suppress(OSError): (root/file).unlink()
         raise
+    return entry
 
 # %% ../nbs/08_store.ipynb #91e915d9
 def broken_entries(
@@ -395,7 +400,21 @@ def move_aside(
     for entry in entries:
         with suppress(FileNotFoundError): os.replace(root/entry['file'], root/'broken'/Path(entry['file']).name)
 
-# %% ../nbs/08_store.ipynb #bef374b1
+# %% ../nbs/08_store.ipynb #87d98ae3
+def portions(
+    fresh:pd.DataFrame, # Bars of one asset that are not kept yet
+    covered:Sequence[tuple], # Spans that others were asked for
+    span:tuple[pd.Timestamp, pd.Timestamp], # The span that was asked for now
+)->list[tuple[tuple, pd.DataFrame]]: # Spans to claim, and the bars in each
+    "Cut what came into parts that nobody has claimed."
+    free,left,found = gaps(covered, *span),np.full(len(fresh), True),[]
+    for first,last in free:
+        inside = (fresh.index >= first) & (fresh.index < last)
+        found.append(((first, last), fresh[inside])); left &= ~inside
+    late = fresh[left]
+    return found + ([((late.index[0], late.index[0]), late)] if len(late) else [])
+
+# %% ../nbs/08_store.ipynb #7e3679f1
 def add_bars(
     store:Store, # Where they shall be kept
     bars:pd.DataFrame|None, # What came: bars of one asset by `time`; None or empty if the service had none
@@ -417,13 +436,15 @@ def add_bars(
         good = [entry for entry in mine if entry not in lost]
         if len(fresh): check_adjustment(good, series, adjustment)
         if len(fresh) and good: fresh = news(fresh, kept_bars(store.root, good, *fresh.index[[0, -1]]))
-        covered = [asked_span(entry) for entry in good]
-        if len(fresh) or gaps(covered, *span):
-            healed = [entry for entry in lost if not gaps([*covered, span], *asked_span(entry))]
-            if lost: move_aside(store.root, lost)
-            entry = new_entry(series, version, fresh, span, adjustment=adjustment, market=market, client=client)
-            write_download(store.root, [old for old in entries if old not in healed], fresh, entry)
-        elif len(entries) > len(before): write_entries(store.root, entries)
+        parts = portions(fresh, [asked_span(entry) for entry in good], span)
+        if lost: move_aside(store.root, lost)
+        for part,bars in parts:
+            facts = dict(adjustment=adjustment, market=market, client=client)
+            entry = new_entry(series, version, bars, part, **facts)
+            good.append(entry); covered = [asked_span(entry) for entry in good]
+            entries = [old for old in entries if old not in lost or gaps(covered, *asked_span(old))]
+            entries.append(write_download(store.root, entries, bars, entry))
+        if not parts and len(entries) > len(before): write_entries(store.root, entries)
 
 # %% ../nbs/08_store.ipynb #bba517aa
 def check_adjustment(
@@ -439,7 +460,7 @@ def check_adjustment(
 
 Store.add = add_bars
 
-# %% ../nbs/08_store.ipynb #552e8d7c
+# %% ../nbs/08_store.ipynb #195a1795
 def asked_span(
     entry:dict, # An entry of the manifest
 )->tuple[pd.Timestamp, pd.Timestamp]: # From, and up to but without to
@@ -453,7 +474,7 @@ def gaps(
 )->list[tuple]: # Parts of `start` to `end` that no span covers, in order
     "What some spans leave uncovered."
     found = []
-    for first,last in sorted(spans):
+    for first,last in sorted(span for span in spans if span[0] < span[1]):
         if start < first and start < end: found.append((start, min(first, end)))
         start = max(start, last)
     return found + ([(start, end)] if start < end else [])

@@ -15,7 +15,7 @@ import metavol.data
 import metavol.download
 from metavol.bars import MetavolError
 from metavol.data import load_sample
-from metavol.download import closing_table, download_crypto, download_stocks, pieces, repair, settled
+from metavol.download import closing_table, download_crypto, download_stocks, repair, settled
 from metavol.files import data_hash
 from metavol.store import Series, Store
 from services import candles, envelope
@@ -23,7 +23,8 @@ from yahoo_service import Yahoo, point_yfinance_at
 
 PAIRS = {"BTCUSDT": "BTC", "ETHUSDT": "ETH"}
 SPAN = "2019-07-01", "2019-09-01" # 1,488 hours
-BTC = load_sample("crypto").loc["BTC"].loc["2019-07-01":"2019-08-31 23:00"]
+BITCOIN = load_sample("crypto").loc["BTC"]
+BTC = BITCOIN.loc["2019-07-01":"2019-08-31 23:00"]
 
 
 @pytest.fixture
@@ -88,6 +89,75 @@ def test_a_young_listing_is_no_problem(market, store):
     assert table.problem.iloc[0] == "" and table["first"].iloc[0] == load_sample("crypto").loc["BTC"].index[-900]
 
 
+def test_an_outage_longer_than_a_piece_does_not_end_the_history(market, store):
+    rows = market.rows["BTCUSDT"]; del rows[900:2000]
+    ask = partial(download_crypto, ["BTCUSDT"], str(BITCOIN.index[-2500]), "2019-09-30 20:00", store=store, base_url=market.url)
+    table = ask()
+    assert table["first"].iloc[0] == BITCOIN.index[-2500] and table.rows.iloc[0] == 2500 - 1100 - 4 and table.gaps.iloc[0] >= 1100
+    market.asked.clear(); ask()
+    assert not market.asked and good(store)
+
+
+def test_a_pair_that_is_traded_no_more_comes_whole(market, store):
+    ask = partial(download_crypto, ["BTCUSDT"], str(BITCOIN.index[-2000]), store=store, base_url=market.url)
+    market.now = int(pd.Timestamp.now("UTC").timestamp()*1000) # Seven years later
+    table = ask()
+    assert table.rows.iloc[0] == 2000 and table.problem.iloc[0] == "" and table["last"].iloc[0] == BITCOIN.index[-1]
+    market.asked.clear(); ask()
+    assert len(market.asked) < 8
+
+
+def test_an_end_in_the_future_claims_nothing_that_has_not_happened(market, store, monkeypatch):
+    monkeypatch.setattr(pd.Timestamp, "now", lambda tz=None: pd.Timestamp("2019-10-03 23:30", tz="UTC")) # Our clock is three days ahead
+    ask = partial(download_crypto, ["BTCUSDT"], "2019-09-01", "2025-01-01", store=store, base_url=market.url)
+    assert ask()["last"].iloc[0] == BITCOIN.index[-2]
+    assert store.manifest.asked_to.max() == BITCOIN.index[-1]
+    market.now += 3_600_000
+    assert ask()["last"].iloc[0] == BITCOIN.index[-1]
+
+
+def test_nothing_new_is_a_problem(market, store):
+    ask = partial(download_crypto, ["BTCUSDT"], store=store, base_url=market.url)
+    ask("2019-07-01", "2019-08-01"); market.rows["BTCUSDT"] = [row for row in market.rows["BTCUSDT"] if int(row[0]) < 1_564_617_600_000]
+    assert ask("2019-09-01", "2019-09-10").problem.iloc[0].startswith("nothing came from 2019-09-01 00:00 to 2019-09-10 00:00; what is kept ends on 2019-07-31")
+
+
+def test_a_pair_that_is_refused_later_is_a_problem(fetch, market, store):
+    fetch(); market.reply = lambda query: (200, envelope([], market.now, 10001, "Not supported symbols"))
+    table = download_crypto(["BTCUSDT"], "2019-07-01", "2019-09-20", store=store, base_url=market.url)
+    assert "Not supported symbols" in table.problem.iloc[0] and table.rows.iloc[0] == len(BTC)
+
+
+def test_one_odd_pair_does_not_stop_the_others(fetch, market):
+    honest = market.reply
+    market.reply = lambda query: (200, envelope([], market.now, 10029, "not whitelisted")) if query["symbol"] == "BTCUSDT" else honest(query)
+    table = fetch()
+    assert "10029" in table.problem["BTCUSDT"] and table.problem["ETHUSDT"] == ""
+
+
+@pytest.mark.parametrize("interval,step", [("W", "7D"), ("M", None), ("D", "1D")])
+def test_long_candles_are_continued(market, store, monkeypatch, interval, step):
+    starts = pd.date_range("2015-01-05" if interval != "M" else "2015-01-01", "2019-09-30", freq=step or "MS", tz="UTC")
+    market.rows = {"BTCUSDT": [[str(int(t.timestamp()*1000)), "1", "2", "1", "2", "5", "9"] for t in starts[::-1]]}
+    market.now = int(pd.Timestamp("2019-09-12", tz="UTC").timestamp()*1000)
+    market.rows, later = {"BTCUSDT": [row for row in market.rows["BTCUSDT"] if int(row[0]) <= market.now]}, market.rows
+    ask = partial(download_crypto, ["BTCUSDT"], "2015-01-01", interval=interval, store=store, base_url=market.url)
+    ask("2019-09-10"); market.rows, market.now = later, market.now + 40*86_400_000
+    table = ask("2019-10-01")
+    assert store.bars("BTCUSDT").index.equals(starts.rename("time").as_unit("us")) and table.gaps.iloc[0] == 0
+
+
+def test_ctrl_c_stops_after_the_pieces_under_way(market, store):
+    market.rows = {f"C{i}USDT": market.rows["BTCUSDT"] for i in range(20)}
+    honest = market.reply
+    def reply(query):
+        if len(market.asked) == 6: os.kill(os.getpid(), signal.SIGINT)
+        sleep(.02); return honest(query)
+    market.reply = reply
+    with pytest.raises(KeyboardInterrupt): download_crypto(list(market.rows), *SPAN, store=store, base_url=market.url)
+    assert len(market.asked) < 40 and good(store)
+
+
 def test_an_unknown_pair_is_named_and_the_others_come(market, store):
     table = download_crypto(["BTCUSDT", "NOSUCH"], *SPAN, store=store, base_url=market.url)
     assert "unknown" in table.problem["NOSUCH"] and table.rows.tolist() == [len(BTC), 0] and pd.isna(table["first"]["NOSUCH"])
@@ -150,19 +220,16 @@ def test_thirty_kills_lose_nothing(fetch, market, tmp_path, start):
     def reply(query): sleep(.01); return slow(query)
     market.reply = reply
     calm = start(Store(tmp_path/"calm")); calm.join(); assert calm.exitcode == 0
-    landed = 0
     for kill in range(30):
-        store, asked = Store(tmp_path/f"store{kill//3}"), len(market.asked) # Three kills on the way to each store
-        process = start(store)
-        while len(market.asked) == asked and process.is_alive(): sleep(.002) # The first question: the download has begun
-        sleep(dice.uniform(0, .2)); process.kill(); process.join()
-        landed += process.exitcode == -signal.SIGKILL
+        store = Store(tmp_path/f"store{kill//3}") # Three kills on the way to each store
+        process, asked = start(store), len(market.asked) + dice.randint(1, 6)
+        while len(market.asked) < asked and process.is_alive(): sleep(.001)
+        sleep(dice.uniform(0, .02)); process.kill(); process.join() # Between two questions, or while a piece is written
         assert set(store.check().result) <= {"good", "not in the manifest", "unfinished"}
         if kill % 3 == 2:
             fetch(store=store)
             assert good(store)
             for pair in PAIRS: assert data_hash(store.bars([pair])) == data_hash(whole.bars([pair]))
-    assert landed >= 20
 
 
 def test_two_processes_at_once(fetch, tmp_path, start):
@@ -184,12 +251,15 @@ def test_damaged_files_are_named_and_fetched_again(fetch, market, store):
     fetch()
     file = store.root/store.manifest.file[store.manifest.symbol == "BTCUSDT"].iloc[1]
     content = bytearray(file.read_bytes()); content[300] ^= 1; file.write_bytes(content)
-    table = fetch()
-    assert "damaged" in table.problem["BTCUSDT"] and "--repair" in table.problem["BTCUSDT"] and table.problem["ETHUSDT"] == ""
-    market.asked.clear()
+    market.asked.clear(); honest, market.reply = market.reply, lambda query: (403, "banned")
+    assert "HTTP 403" in repair(store, market.url).problem["BTCUSDT"] and "damaged" in set(store.check().result)
+    with pytest.raises(MetavolError, match="damaged.*--repair"): store.bars("BTCUSDT")
+    market.reply = honest; market.asked.clear()
     table = repair(store, market.url)
     assert table.index.tolist() == ["BTCUSDT"] and set(table.problem) == {""} and good(store) and len(market.asked) <= 3
     np.testing.assert_array_equal(store.bars("BTCUSDT"), BTC)
+    (store.root/store.manifest.file[0]).unlink()
+    assert set(fetch().problem) == {""} and good(store) # A download repairs what it touches
     (store.root/"manifest.jsonl").write_text("{")
     assert repair(store, market.url).empty and good(store) and len(store.bars("BTCUSDT")) == len(BTC)
 
@@ -230,6 +300,67 @@ def test_a_revised_past_becomes_a_new_version(yahoo, store):
     assert store.bars("IBM").attrs["adjustment"] == "splits and dividends" and good(store)
 
 
+def halve(yahoo, symbol):
+    yahoo.bars[symbol] = yahoo.bars[symbol].assign(**{name: yahoo.bars[symbol][name]/2 for name in ("open", "high", "low", "close")})
+
+
+def calm(bars): return bars.close.pct_change().abs().max() < .2
+
+
+@pytest.mark.parametrize("spans", [(("2011-01-01", "2011-06-01"), ("2012-01-01", "2012-06-01")), (("2011-01-01", "2012-06-01"), ("2010-01-01", "2011-03-01")),
+                                   (("2012-01-01", "2012-06-01"), ("2011-01-01", "2012-01-01"))], ids=["island", "earlier", "touching"])
+def test_two_adjustments_never_meet_and_nothing_gets_shorter(yahoo, store, spans):
+    download_stocks(["IBM"], *spans[0], store=store); before = store.bars("IBM")
+    halve(yahoo, "IBM")
+    table = download_stocks(["IBM"], *spans[1], store=store)
+    bars = store.bars("IBM")
+    assert calm(bars) and table.problem.iloc[0] == "" and store.manifest.version.max() == 2
+    assert bars.index[0] <= before.index[0] and bars.index[-1] >= before.index[-1] and len(store.bars("IBM", version=1)) == len(before)
+
+
+@pytest.mark.parametrize("interval", ["1wk", "1mo"])
+def test_long_bars_are_compared_at_the_seam(yahoo, store, interval):
+    freq = "W-MON" if interval == "1wk" else "MS"
+    daily = load_sample("stocks").loc["IBM"].loc["2010":].tz_localize(None)
+    bars = daily.resample(freq, label="left", closed="left").agg(dict(open="first", high="max", low="min", close="last", volume="sum")).dropna()
+    yahoo.bars["IBM"] = bars.tz_localize("America/New_York")
+    download_stocks(["IBM"], "2010-01-01", "2011-06-20", interval, store)
+    halve(yahoo, "IBM")
+    table = download_stocks(["IBM"], "2010-01-01", "2012-06-20", interval, store)
+    assert calm(store.bars("IBM")) and store.manifest.version.max() == 2 and np.isnan(table.gaps.iloc[0])
+    ends = bars.index + metavol.data.YAHOO_BARS[interval]
+    assert len(store.bars("IBM")) == ((bars.index >= "2010-01-01") & (ends <= "2012-06-20")).sum()
+
+
+def test_hours_are_continued(yahoo, store, monkeypatch):
+    now = [pd.Timestamp("2026-10-30 18:10", tz="UTC")]
+    monkeypatch.setattr(pd.Timestamp, "now", lambda tz=None: now[0])
+    hours = pd.DatetimeIndex([day + pd.Timedelta(hours=h, minutes=30) for day in pd.bdate_range("2026-10-01", "2026-11-06", tz="America/New_York") for h in range(9, 16)])
+    walk = 100*np.exp(np.cumsum(np.random.default_rng(0).normal(0, .002, len(hours))))
+    yahoo.bars["IBM"] = pd.DataFrame(dict(open=walk, high=walk*1.01, low=walk*.99, close=walk, volume=1.), hours)
+    ask = partial(download_stocks, ["IBM"], "2026-10-05", interval="1h", store=store)
+    assert ask().problem.iloc[0] == "" and store.bars("IBM").index[-1] == pd.Timestamp("2026-10-30 16:30", tz="UTC")
+    now[0] = pd.Timestamp("2026-11-05 12:00", tz="UTC")
+    assert ask().problem.iloc[0] == "" and good(store) and store.bars("IBM").index[-1] == pd.Timestamp("2026-11-04 20:30", tz="UTC")
+    assert len(store.bars("IBM")) == 7*23
+
+
+def test_one_broken_stock_does_not_stop_the_others(yahoo, store):
+    yahoo.bars["FB"] = yahoo.bars["FB"].assign(high=1.)
+    table = download_stocks(["AAPL", "FB"], "2012-06-01", "2012-09-01", store=store)
+    assert "high is below" in table.problem["FB"] and table.problem["AAPL"] == ""
+    table = download_stocks(["FB", "AAPL"], "2012-06-01", "2012-10-01", store=store)
+    assert "high is below" in table.problem["FB"] and table["last"]["AAPL"] == pd.Timestamp("2012-09-28", tz="UTC")
+
+
+def test_each_asset_keeps_its_own_market(yahoo, store):
+    yahoo.bars["BTC-USD"] = BITCOIN.resample("1D").agg(dict(open="first", high="max", low="min", close="last", volume="sum"))
+    ibm = yahoo.bars["IBM"]; yahoo.bars["IBM"] = ibm.drop(ibm.loc["2012-03-06":"2012-03-08"].index)
+    assert download_stocks(["IBM"], "2012-01-01", "2012-06-01", store=store).gaps["IBM"] == 3
+    download_stocks(["BTC-USD", "AAPL"], "2012-01-01", "2019-06-01", store=store)
+    assert store.manifest.set_index("symbol").market.to_dict() == {"IBM": "us_equity", "AAPL": "us_equity", "BTC-USD": "crypto"}
+
+
 def test_an_earlier_start_joins_what_is_kept(yahoo, store):
     download_stocks(["MSFT"], "2012-01-01", "2012-06-01", store=store)
     download_stocks(["MSFT"], "2011-01-01", "2012-06-01", store=store)
@@ -255,23 +386,17 @@ def test_a_service_that_is_too_busy_is_no_symbol_error(yahoo, store, monkeypatch
 
 # What is asked
 
-def test_pieces_cover_a_span_once():
-    start, end = pd.Timestamp("2020-01-31", tz="UTC"), pd.Timestamp("2021-01-01", tz="UTC")
-    for length in (pd.Timedelta("1min"), pd.Timedelta("1D"), pd.DateOffset(months=1)):
-        cut = pieces(start, end, length)
-        assert cut[0][1] == end and cut[-1][0] == start and all(a[0] == b[1] for a, b in zip(cut, cut[1:]))
-    assert pieces(end, start, length) == []
-
-
 def test_a_span_is_settled_after_a_day():
     old, last, soon = (pd.Timestamp.now("UTC") - pd.Timedelta(t) for t in ("2D", "3D", "1h"))
-    assert settled(old, last) == old and settled(soon, last) == last
+    now, day = pd.Timestamp.now("UTC"), pd.Timedelta("1D")
+    assert settled(old, last, day, now) == old and settled(soon, last, day, now) == last and settled(old, last, 7*day, now) == last
+    assert settled(old, last, pd.DateOffset(months=1), now) == last
 
 
 @pytest.mark.parametrize("call,says", [
-    (lambda s: download_stocks([], "2020-01-01", store=s), "needed a list of names"),
-    (lambda s: download_stocks(None, "2020-01-01", store=s), "needed a list of names"),
-    (lambda s: download_stocks([3], "2020-01-01", store=s), "needed a list of names"),
+    (lambda s: download_stocks([], "2020-01-01", store=s), "needed at least one name"),
+    (lambda s: download_stocks(None, "2020-01-01", store=s), "needed at least one name"),
+    (lambda s: download_stocks([3], "2020-01-01", store=s), "needed at least one name"),
     (lambda s: download_stocks(["AAPL"], "soon", store=s), "no date"),
     (lambda s: download_stocks(["AAPL"], "2021-01-01", "2020-01-01", store=s), "start must come before the end"),
     (lambda s: download_stocks(["AAPL"], "2020-01-01", "2021-01-01", interval="90m", store=s), "choose one of 1m"),
@@ -285,5 +410,5 @@ def test_bad_questions_are_refused_before_anybody_is_asked(store, call, says):
 
 
 def test_the_closing_table_of_nothing(store):
-    table = closing_table(store, [Series("yahoo", "AAPL", "1d")], {"AAPL": "why"})
-    assert table.loc["AAPL", ["rows", "gaps", "problem"]].tolist() == [0, 0, "why"] and str(table["first"].dtype) == "datetime64[us, UTC]"
+    table = closing_table(store, [Series("yahoo", "AAPL", "1d")], {"AAPL": "why"}, None, None)
+    assert table.loc["AAPL", ["rows", "problem"]].tolist() == [0, "why"] and str(table["first"].dtype) == "datetime64[us, UTC]"

@@ -112,6 +112,33 @@ def test_text_naive_times_and_missing_times_are_looked_at():
     plt.close(plot_quality(raw).figure)
 
 
+def dirty(times): return pd.DataFrame({"date": times, "open": 1., "high": 2., "low": 1., "close": [1.1 + row % 2/10 for row in range(len(times))]})
+
+
+def test_a_time_that_is_no_date_is_a_finding_and_hides_no_other():
+    raw = dirty(["2024-01-02", "02.01.2024", "", None, "2024-01-05", "2024-01-04", "soon"])
+    raw.loc[4, "low"] = 5.
+    faults = find_faults(raw, "XNYS")
+    assert faults.loc[faults.rule == "missing_value", "detail"].tolist() == [
+        "time '02.01.2024' is no date", "time is missing", "time is missing", "time 'soon' is no date"]
+    assert faults.time.isna().tolist() == [True]*4 + [False]*(len(faults) - 4)
+    assert set(faults.rule) == {"missing_value", "low_too_high", "high_too_low", "unsorted_time", "gap"}
+    assert quality_report(raw).missing_value.tolist() == [4]
+    plt.close(plot_quality(raw).figure)
+
+
+def test_a_bad_time_does_not_move_the_days_of_new_york():
+    midnights = ["2024-01-02 00:00:00-05:00", "2024-01-03 00:00:00-05:00"]
+    for times in ([*midnights, "never"], [*pd.to_datetime(midnights), pd.NaT]):
+        assert metavol.quality.raw_bars(dirty(times)).index[0][1] == pd.Timestamp("2024-01-02", tz="UTC")
+
+
+def test_numbers_and_columns_without_a_date_are_no_times():
+    for times, words in (([1704153600000, 1704240000000], "plain numbers"), ([np.nan, 1704240000000.], "plain numbers"),
+                         (["02.01.2024", "03.01.2024"], "the first holds '02.01.2024'"), ([np.nan, np.nan], "no row has a time")):
+        with pytest.raises(BarsError, match=words): find_faults(dirty(times))
+
+
 @pytest.mark.parametrize("change, words", [
     (lambda b: [1], "needed a pandas DataFrame"), (lambda b: b[:0], "empty"), (lambda b: b.drop(columns="low"), "no column low"),
     (lambda b: b.reset_index(drop=True), "no time"), (lambda b: pd.concat([b, b], axis=1), "one name twice"),
@@ -206,6 +233,14 @@ def test_market_of_each_symbol_decides(sample, coins):
     assert quality_report(bars, "24/7").gap.notna().all()
 
 
+def test_a_market_may_stand_for_its_calendar(sample, coins):
+    for market, bars in (("us_equity", sample), ("crypto", coins), ("fx", sample)):
+        bars, calendar = bars.copy(), metavol.quality.MARKET_CALENDARS[market]
+        bars.attrs = {}
+        assert quality_report(bars, market).gap.notna().all() and find_gaps(bars, market).equals(find_gaps(bars, calendar))
+    with pytest.raises(MetavolError, match="us_equity, crypto, fx"): find_gaps(sample, "bonds")
+
+
 def test_no_warning_comes_through(sample):
     metavol.quality.exchange_sessions.cache_clear()
     with warnings.catch_warnings():
@@ -242,6 +277,7 @@ def test_the_dirt_of_the_currency_file_is_counted_exactly(market_data):
 def test_outliers_of_the_currency_file_are_the_misfiled_days_of_august_2008(market_data):
     raw = table("fx_commodity_daily", market_data)
     faults = find_faults(raw, "weekdays")
+    assert len(raw) == 25535 and (raw.date.min().year, raw.date.max().year) == (1996, 2025)
     assert set(named(faults, "outlier")) == {("EURUSD", "2008-01-08 00:00"), ("EURUSD", "2008-02-08 00:00"),
                                              ("EURUSD", "2008-12-08 00:00"), ("USDJPY", "2008-12-08 00:00")}
     strict = find_faults(raw, outlier_size=10)
@@ -293,8 +329,19 @@ def test_the_picture_has_a_row_for_every_asset(n):
         axes = plot_quality(bars, calendar)
         assert len(axes.get_yticks()) == n and (f"{3*n} missing" in axes.get_title()) == (calendar is not None)
         assert label in axes.get_legend_handles_labels()[1]
+        assert ("not judged: give calendar='24/7'" in axes.get_title()) == (calendar is None)
+        labels = [text.get_text() for text in axes.figure.legends[0].get_texts()]
+        assert (f"gap ({3*n})" in labels) == (calendar is not None)
         axes.figure.canvas.draw()
         plt.close(axes.figure)
+
+
+def test_the_title_counts_assets_without_a_calendar():
+    bars = pd.concat({"A": PLANTED["gap"](walk()), "B": walk()}, names=["symbol", "time"])
+    bars.attrs = {"market": {"A": "crypto", "B": "moon"}}
+    axes = plot_quality(bars)
+    assert axes.get_title() == "397 bars of 2 assets: 3 missing\ngaps of 1 asset not judged: give calendar='24/7', 'weekdays' or 'XNYS'"
+    plt.close(axes.figure)
 
 
 def test_the_title_is_the_callers():
@@ -323,14 +370,14 @@ def test_yahoo_and_wiki_agree_on_american_shares(market_data, sample):
     assert both.columns.names == ["source", "column"] and len(both) == 2054
 
 
-@pytest.mark.parametrize("symbol, other, same, shifted", [("EURUSD", "EURUSD", (-.1, .1), .94), ("USDJPY", "USDJPY", (-.1, .15), .9)])
-def test_yahoo_dates_currencies_one_bar_later_than_metatrader(market_data, symbol, other, same, shifted):
-    first, second = yahoo("fx_gold_mt5_daily", other, market_data), yahoo("fx_commodity_daily", symbol, market_data)
+@pytest.mark.parametrize("symbol, same, shifted", [("EURUSD", .02, .95), ("USDJPY", .07, .92)])
+def test_yahoo_dates_currencies_one_bar_later_than_metatrader(market_data, symbol, same, shifted):
+    first, second = yahoo("fx_gold_mt5_daily", symbol, market_data), yahoo("fx_commodity_daily", symbol, market_data)
     with pytest.raises(BarsError): check_bars(second.set_index("date").tz_localize("UTC").assign(volume=1.))
     direct = compare_sources({"MetaTrader": first, "Yahoo": second}).loc["Yahoo"]
-    assert same[0] < direct.return_correlation < same[1] and .9 < direct.volatility_ratio < 1.1
+    assert direct.return_correlation == pytest.approx(same, abs=.005) and .9 < direct.volatility_ratio < 1.1
     moved = first.assign(date=first.date.shift(-1)).iloc[:-1]
-    assert compare_sources({"MetaTrader": moved, "Yahoo": second}).loc["Yahoo"].return_correlation > shifted
+    assert compare_sources({"MetaTrader": moved, "Yahoo": second}).loc["Yahoo"].return_correlation == pytest.approx(shifted, abs=.005)
 
 
 def test_gold_from_two_venues_is_nearly_the_same(market_data):
@@ -349,6 +396,12 @@ def test_binance_and_bybit_never_meet_and_are_still_compared(market_data):
     assert .3 < report.volatility_annualized["Bybit"] < report.volatility_annualized["Binance"] < .8
     profile = {name: np.log(bars.set_index("timestamp").close).diff().groupby(lambda t: t.hour).std() for name, bars in (("a", binance), ("b", bybit))}
     assert pd.DataFrame(profile).shape == (24, 2) and pd.DataFrame(profile).corr().iloc[0, 1] > .5
+
+
+def test_dots_stand_only_for_assets_that_are_not_named():
+    for n, words in ((2, r"2 assets \(A, B\), needed"), (3, r"3 assets \(A, B, C\), needed"), (4, r"4 assets \(A, B, C, ...\), needed")):
+        many = pd.concat({symbol: walk(9) for symbol in "ABCD"[:n]}, names=["symbol", "time"])
+        with pytest.raises(BarsError, match=words): align_sources({"one": walk(9), "many": many})
 
 
 def test_sources_are_checked():

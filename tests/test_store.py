@@ -142,11 +142,18 @@ def test_adjusted_prices_join_no_others(full, sample):
 def test_an_old_version_does_not_come_back_when_the_newest_is_lost(full, sample):
     full.add(sample.loc["IBM"]*[.5, .5, .5, .5, 1], IBM, ASKED, new_version=True)
     (full.root/full.manifest.query("version == 2").file.iloc[0]).unlink()
-    full.set_aside_broken()
     assert full.missing(IBM, *ASKED) == [tuple(pd.Timestamp(time, tz="UTC") for time in ASKED)]
-    with pytest.raises(MetavolError, match="IBM: no bars kept"): full.bars("IBM")
+    with pytest.raises(StoreError, match="bars of IBM, is absent"): full.bars("IBM")
     full.add(sample.loc["IBM"]*[.5, .5, .5, .5, 1], IBM, ASKED)
-    assert full.manifest.query("symbol == 'IBM'").version.max() == 2 and full.missing(IBM, *ASKED) == []
+    assert full.manifest.query("symbol == 'IBM'").version.tolist() == [1, 2] and full.missing(IBM, *ASKED) == [] and results(full) == {"good"}
+
+
+def test_a_lost_file_of_an_old_version_is_struck_out(full, sample):
+    full.add(sample.loc["IBM"]*[.5, .5, .5, .5, 1], IBM, ASKED, new_version=True)
+    (full.root/full.manifest.query("symbol == 'IBM' and version == 1").file.iloc[0]).unlink()
+    break_byte(file_of(full, "FB"))
+    assert full.forget_broken().query("symbol == 'IBM'").version.tolist() == [1] and results(full) == {"good", "damaged"}
+    assert full.manifest.query("symbol == 'IBM'").version.tolist() == [2] and len(full.bars("IBM"))
 
 
 # Names
@@ -298,16 +305,15 @@ def test_what_is_broken_is_fetched_again(full, sample, harm, result):
     assert check.result["FB"] == result and "metavol data check --repair" in check.what_to_do["FB"]
     with pytest.raises(StoreError, match=rf"bars of FB, is {result}.*metavol data check --repair"): full.bars("FB")
     assert len(full.missing(FB, *ASKED)) == 1 and full.missing(IBM, *ASKED) == []
-    assert full.set_aside_broken().symbol.tolist() == ["FB"] and results(full) == {"good"}
-    assert len(list((full.root/"broken").iterdir())) == (result == "damaged")
     full.add(sample.loc["FB"], FB, full.missing(FB, *ASKED)[0])
+    assert len(list((full.root/"broken").iterdir())) == (result == "damaged")
     assert data_hash(full.bars()) == data_hash(sample.loc[["AAPL", "FB", "IBM"]]) and results(full) == {"good"}
 
 
 def test_lost_manifest(full, sample):
     before = full.manifest
     (full.root/"manifest.jsonl").unlink()
-    assert results(full) == {"not in the manifest"}
+    assert results(full) == {"absent", "not in the manifest"} and full.check().file[0] == "manifest.jsonl"
     with pytest.raises(StoreError, match=r"restore it with .* or Store.rebuild"): full.bars("IBM")
     full.rebuild()
     pd.testing.assert_frame_equal(full.manifest, before)
@@ -321,7 +327,7 @@ def test_damaged_manifest(full, sample, text):
     path = full.root/"manifest.jsonl"; before = full.manifest
     path.write_bytes(path.read_bytes()[:-40] if text == "last" else text.encode("latin-1"))
     assert repr(full).startswith("Store: manifest.jsonl does not read")
-    for call in (full.bars, lambda: full.manifest, lambda: full.add(sample.loc["IBM"], IBM, ASKED), full.set_aside_broken):
+    for call in (full.bars, lambda: full.manifest, lambda: full.add(sample.loc["IBM"], IBM, ASKED), full.forget_broken):
         with pytest.raises(StoreError, match="bars are not lost: restore it from the files with .* or Store.rebuild"): call()
     assert full.check().iloc[0].file == "manifest.jsonl"
     full.rebuild()
@@ -498,3 +504,49 @@ def test_a_lock_that_is_never_given_back(full, sample, monkeypatch):
     with FileLock(full.root/".lock"):
         with pytest.raises(StoreError, match=r"\.lock has been held by another program for 0.1 seconds"): full.add(sample.loc["IBM"], IBM, ASKED)
         assert len(full.bars("IBM")) == 291
+
+
+# Claims
+
+def test_what_two_downloads_asked_for_is_claimed_once(sample, tmp_path):
+    "Either file may be lost, and what it held is missing, whoever else had asked for it."
+    year = sample.loc["IBM"]; spring, whole = ("2012-01-01", "2012-06-01"), ("2012-03-01", "2013-03-02")
+    store = Store(tmp_path/"store")
+    for span in (spring, whole): store.add(year.loc[span[0]:span[1]].iloc[:-1], IBM, span)
+    for file in store.manifest.file:
+        (store.root/file).unlink()
+        missing = store.missing(IBM, "2012-01-01", "2013-03-02")
+        lost = pd.concat([year[(year.index >= a) & (year.index < b)] for a, b in missing])
+        assert len(missing) == 1 and len(lost) > 90
+        store.add(lost, IBM, missing[0])
+        assert results(store) == {"good"} and store.missing(IBM, "2012-01-01", "2013-03-02") == []
+
+
+def test_a_file_that_returns_in_two_parts_is_listed_until_the_second(sample, tmp_path):
+    store, year = Store(tmp_path/"store"), sample.loc["IBM"]
+    store.add(year, IBM, ASKED); (store.root/store.manifest.file[0]).write_bytes(b"x")
+    store.add(year.loc["2012-07":], IBM, ("2012-07-01", ASKED[1]))
+    assert results(store) == {"good", "absent"} and store.missing(IBM, *ASKED)[0][1] == pd.Timestamp("2012-07-01", tz="UTC")
+    store.add(year.loc[:"2012-06"], IBM, (ASKED[0], "2012-07-01"))
+    assert results(store) == {"good"} and data_hash(store.bars(["IBM"])) == data_hash(sample.loc[["IBM"]])
+
+
+def test_a_bar_that_turns_up_late_is_kept_and_claims_nothing(sample, tmp_path):
+    store, year = Store(tmp_path/"store"), sample.loc["IBM"]
+    store.add(year.drop(year.index[100]), IBM, ASKED); store.add(year, IBM, ASKED)
+    assert store.manifest.rows.tolist() == [len(year) - 1, 1] and data_hash(store.bars(["IBM"])) == data_hash(sample.loc[["IBM"]])
+    (store.root/store.manifest.file[0]).unlink()
+    assert store.missing(IBM, *ASKED) == [tuple(pd.Timestamp(time, tz="UTC") for time in ASKED)]
+
+
+def test_other_files_in_the_folder_do_not_matter(full):
+    (full.root/"bars"/".DS_Store").write_bytes(b"finder")
+    assert results(full) == {"good"}
+    full.add(None, FB, ("2011-01-01", "2011-02-01"))
+    assert (full.root/"bars"/".DS_Store").exists()
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path/"file").write_text("x")
+    for call in (lambda s: s.manifest, lambda s: s.bars(), lambda s: s.add(FEW, FB, ASKED)):
+        with pytest.raises(StoreError, match="is a file; give a folder|File exists|Not a directory"): call(Store(tmp_path/"file"))
