@@ -8,7 +8,7 @@ __all__ = ['CHAPTERS']
 # %% ../nbs/api/package.ipynb #ef7457b1
 from importlib import import_module
 
-# %% ../nbs/api/package.ipynb #4d926014
+# %% ../nbs/api/package.ipynb #f4d1bd69
 __version__ = "0.1.0"
 CHAPTERS = { # Public names, by the chapter that explains them
     'figures': ['COLORS', 'model_color'],
@@ -20,7 +20,7 @@ CHAPTERS = { # Public names, by the chapter that explains them
                   'simulate_log_sv', 'simulate_regimes'],
     'data': ['MissingSymbolsWarning', 'ServiceError', 'SymbolError', 'load_bybit_data', 'load_sample', 'load_stock_data'],
     'features': ['FEATURES', 'check_causal', 'compute_features'],
-    'files': ['data_hash', 'read_bars', 'write_bars'],
+    'files': ['data_hash', 'read_bars', 'read_table', 'write_bars'],
     'quality': ['RULES', 'align_sources', 'compare_sources', 'find_faults', 'find_gaps', 'join_markets', 'plot_quality',
                 'quality_report'],
     'store': ['RevisedError', 'Series', 'Store', 'StoreError'],

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Folder', 'Since', 'Until', 'Names', 'fetch', 'kept', 'about', 'main', 'show', 'choose_symbols',
-           'file_study', 'study', 'backtest', 'leakcheck', 'close', 'stocks_command', 'crypto_command', 'list_command',
-           'check_command', 'export_command', 'query_command']
+           'file_study', 'study', 'backtest', 'leakcheck', 'listed', 'note', 'close', 'stocks_command',
+           'crypto_command', 'list_command', 'check_command', 'export_command', 'query_command']
 
-# %% ../nbs/api/cli.ipynb #ab10fd2b
+# %% ../nbs/api/cli.ipynb #e7bf2fe0
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Annotated, Optional
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .bars import MetavolError
@@ -35,7 +37,7 @@ def about(version:Annotated[bool, typer.Option('--version', help='Show the versi
         console.print(f'metavol {__version__}')
         raise typer.Exit()
 
-# %% ../nbs/api/cli.ipynb #453f1e3a
+# %% ../nbs/api/cli.ipynb #39bbd26b
 def main()->None:
     "Run the command line; bad input ends it with one line and exit code 2."
     try: app()
@@ -43,11 +45,11 @@ def main()->None:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] ", end='')
         print(' '.join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print('stopped; nothing was written half', file=sys.stderr)
-        raise SystemExit(130) from None
+    except SystemExit as left:
+        if left.code == 130: print('stopped; what came whole is kept, nothing was written half', file=sys.stderr)
+        raise
 
-# %% ../nbs/api/cli.ipynb #1c6057e3
+# %% ../nbs/api/cli.ipynb #bdf20c33
 def show(
     frame, # DataFrame, printed with its index
     title:str, # Above the table
@@ -60,8 +62,8 @@ def show(
         table.add_column(name.replace('_', '\n'), justify='left' if columns[name] == 's' else 'right',
                          no_wrap=columns[name] != 's')
     for index,row in frame[list(columns)].iterrows():
-        table.add_row(str(index), *('' if value != value else format(value, columns[name])
-                                    for name,value in row.items()))
+        table.add_row(escape(str(index)), *('' if value != value else escape(format(value, columns[name]))
+                                            for name,value in row.items()))
     console.print(table)
 
 # %% ../nbs/api/cli.ipynb #2110f3d0
@@ -222,27 +224,50 @@ Since = Annotated[str, typer.Option(help='First moment, for instance 2015-01-01.
 Until = Annotated[Optional[str], typer.Option(help='Just after the last moment; by default now.')]
 Names = Annotated[Optional[list[str]], typer.Argument(help='Names of assets.', show_default=False)]
 
-# %% ../nbs/api/cli.ipynb #8a86574f
-fetch = typer.Typer(no_args_is_help=True, help='Fetch real bars into the local store; type it again to continue.')
+# %% ../nbs/api/cli.ipynb #b6866b29
+fetch = typer.Typer(no_args_is_help=True, help='Fetch real bars into the local store; type the same line to continue. '
+                                               'Example: metavol download stocks AAPL MSFT --start 2015-01-01')
 app.add_typer(fetch, name='download')
+
+def listed(
+    names:Optional[list[str]], # As typed: one or many, perhaps with commas
+)->list[str]: # Each name alone
+    "Split names at commas."
+    return [name for text in names or [] for name in text.replace(',', ' ').split()]
+
+# %% ../nbs/api/cli.ipynb #5bf9014e
+def note(
+    lookup, # Looks up a list of assets; may warn that the list is an old copy
+)->list[str]: # The list; what it warned of is printed
+    "Say in one line how old a list is."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        names = lookup()
+    for warning in said: print(f"note: {warning.message}", file=sys.stderr)
+    return names
 
 def close(
     table, # From `download_stocks`, `download_crypto` or `repair`
+    store, # Where the bars are kept
 )->None: # Printed; leaves with exit code 1 if something is missing
     "Print what the store now holds, and what could not be had."
     if table.empty: return
-    dates = {name: [f"{t:%Y-%m-%d %H:%M}" if t == t else '' for t in table[name]] for name in ('first', 'last')}
-    show(table.assign(**dates), f"{(table.problem == '').sum()} of {len(table)} assets complete",
-         {'rows': ',.0f', 'first': 's', 'last': 's', 'gaps': ',.0f', 'source': 's'})
-    for symbol,problem in table.problem[table.problem != ''].items():
-        console.print(f"{symbol}: {problem}", soft_wrap=True, markup=False, highlight=False)
-    if (table.problem != '').any(): raise typer.Exit(1)
+    bad,kept = table.problem != '',table[table.rows > 0]
+    dates = {name: [f"{t:%Y-%m-%d %H:%M}" for t in kept[name]] for name in ('first', 'last')}
+    if len(kept): show(kept.assign(**dates), f"{(~bad).sum()} of {len(table)} assets without a problem",
+                       {'rows': ',.0f', 'first': 's', 'last': 's', 'gaps': ',.0f', 'source': 's'})
+    for problem,names in table[bad].groupby('problem', sort=False).groups.items():
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ''
+        print(f"{', '.join(names[:5])}{more}: {problem}")
+    print(f"The store: {store.root}")
+    if bad.any(): raise typer.Exit(1)
 
-# %% ../nbs/api/cli.ipynb #db570705
+# %% ../nbs/api/cli.ipynb #13831fc5
 @fetch.command('stocks')
 def stocks_command(
     symbols:Names=None, start:Since='2000-01-01', end:Until=None,
-    sp500:Annotated[bool, typer.Option(help='All of today\'s S&P 500: survivors, see chapter 09.')]=False,
+    sp500:Annotated[bool, typer.Option(
+        '--sp500', help="All of today's S&P 500: the survivors, so a test on their past is flattered.")]=False,
     interval:Annotated[str, typer.Option(help='Length of a bar: 1m 5m 15m 30m 1h 1d 1wk 1mo.')]='1d',
     store:Folder=None,
 ):
@@ -252,15 +277,17 @@ def stocks_command(
     """
     from metavol.download import download_stocks, sp500_symbols
     from metavol.store import Store
-    names = [*(symbols or []), *(sp500_symbols() if sp500 else [])]
-    close(download_stocks(names, start, end, interval, Store(store)))
+    names = [*listed(symbols), *(note(sp500_symbols) if sp500 else [])]
+    if not names: raise MetavolError("name at least one ticker, such as AAPL, or give --sp500.")
+    close(download_stocks(names, start, end, interval, Store(store)), Store(store))
 
-# %% ../nbs/api/cli.ipynb #097ca50d
+# %% ../nbs/api/cli.ipynb #7caed2c8
 @fetch.command('crypto')
 def crypto_command(
     symbols:Names=None, start:Since='2020-01-01', end:Until=None,
-    top:Annotated[int, typer.Option(min=0, help='So many pairs with the largest turnover today, besides those named.')]=0,
-    interval:Annotated[str, typer.Option(help='Minutes of a candle, or D, W, M.')]='60',
+    top:Annotated[int, typer.Option(
+        min=0, help='So many of the busiest pairs of today: the survivors, so a test on their past is flattered.')]=0,
+    interval:Annotated[str, typer.Option(help='Minutes of a candle (1 3 5 15 30 60 120 240 360 720), or D, W, M.')]='60',
     category:Annotated[str, typer.Option(help='spot, linear or inverse.')]='spot',
     base_url:Annotated[str, typer.Option(help='Host of the service.')]='https://api.bybit.com',
     store:Folder=None,
@@ -271,14 +298,16 @@ def crypto_command(
     """
     from metavol.download import download_crypto, top_pairs
     from metavol.store import Store
-    names = [*(symbols or []), *(top_pairs(top, category, base_url) if top else [])]
-    close(download_crypto(names, start, end, interval, category, Store(store), base_url))
+    names = [*listed(symbols), *(note(lambda: top_pairs(top, category, base_url)) if top else [])]
+    if not names: raise MetavolError("name at least one pair, such as BTCUSDT, or give --top 10.")
+    close(download_crypto(names, start, end, interval, category, Store(store), base_url), Store(store))
 
-# %% ../nbs/api/cli.ipynb #74deaa74
-kept = typer.Typer(no_args_is_help=True, help='List, check, export and query the local store.')
+# %% ../nbs/api/cli.ipynb #33d05b25
+kept = typer.Typer(no_args_is_help=True, help='List, check, export and query the local store. '
+                                              'Example: metavol data list')
 app.add_typer(kept, name='data')
 
-# %% ../nbs/api/cli.ipynb #41c87d6e
+# %% ../nbs/api/cli.ipynb #83b200f3
 @kept.command('list')
 def list_command(store:Folder=None):
     """What the store holds, one line a series.
@@ -288,17 +317,20 @@ def list_command(store:Folder=None):
     from metavol.store import Store
     held = Store(store); names = ['source', 'symbol', 'interval']
     newest = held.manifest
+    if newest.empty: raise MetavolError(f"the store {held.root} is empty; fill it with metavol download.")
     newest = newest[newest.version == newest.groupby(names).version.transform('max')]
     table = newest.groupby(names).agg(version=('version', 'max'), rows=('rows', 'sum'), first=('first', 'min'),
                                       last=('last', 'max')).reset_index().set_index('symbol')
     dates = {name: [f"{t:%Y-%m-%d}" if t == t else '' for t in table[name]] for name in ('first', 'last')}
-    show(table.assign(**dates), repr(held), {'source': 's', 'interval': 's', 'version': '.0f', 'rows': ',.0f',
-                                             'first': 's', 'last': 's'})
+    show(table.assign(**dates), f"{len(table)} series", {
+        'source': 's', 'interval': 's', 'version': '.0f', 'rows': ',.0f', 'first': 's', 'last': 's'})
+    print(f"The store: {held.root}")
 
-# %% ../nbs/api/cli.ipynb #7a4292d7
+# %% ../nbs/api/cli.ipynb #2f91e00b
 @kept.command('check')
 def check_command(
-    repair:Annotated[bool, typer.Option(help='Set damaged files aside and fetch their spans again.')]=False,
+    repair:Annotated[bool, typer.Option(
+        '--repair', help='Restore a damaged manifest, and fetch the spans of damaged files again.')]=False,
     base_url:Annotated[str, typer.Option(help='Host of Bybit.')]='https://api.bybit.com',
     store:Folder=None,
 ):
@@ -308,22 +340,27 @@ def check_command(
     """
     from metavol.download import repair as fetch_again
     from metavol.store import Store
-    held = Store(store); checked = held.check()
-    bad = checked[~checked.result.isin(['good', 'not in the manifest'])]
-    if bad.empty: console.print(f"{len(checked)} files, all good")
-    else: show(bad.set_index('file'), f"{len(checked)} files, {len(bad)} damaged or gone", {'symbol': 's', 'result': 's'})
-    if repair: close(fetch_again(held, base_url))
+    held = Store(store)
+    if not held.root.is_dir(): raise MetavolError(f"there is no store in {held.root}; fill one with metavol download.")
+    checked = held.check(); bad = checked[~checked.result.isin(['good', 'not in the manifest', 'unfinished'])]
+    if bad.empty: print(f"files checked: {len(checked)}, none damaged or gone, in {held.root}")
+    else:
+        show(bad.set_index('file'), f"files checked: {len(checked)}, damaged or gone: {len(bad)}", {'symbol': 's', 'result': 's'})
+        if not repair: print("Put it right with: metavol data check --repair")
+    if repair and len(bad):
+        close(fetch_again(held, base_url), held)
+        print("Put right.")
     elif len(bad): raise typer.Exit(1)
 
-# %% ../nbs/api/cli.ipynb #1be21893
+# %% ../nbs/api/cli.ipynb #a5400f6c
 @kept.command('export')
 def export_command(
     path:Annotated[Path, typer.Argument(help='File to write; ends in .parquet, .csv or .csv.gz.')],
     symbols:Names=None,
     source:Annotated[Optional[str], typer.Option(help='yahoo, bybit-spot, bybit-linear or bybit-inverse.')]=None,
-    interval:Annotated[Optional[str], typer.Option(help='Length of a bar, as the service writes it.')]=None,
-    start:Annotated[Optional[str], typer.Option(help='First moment.')]=None,
-    end:Annotated[Optional[str], typer.Option(help='Last moment.')]=None,
+    interval:Annotated[Optional[str], typer.Option(help='Such as 1d or 1h (Yahoo), 60 or D (Bybit).')]=None,
+    start:Annotated[Optional[str], typer.Option(help='First moment, included.')]=None,
+    end:Annotated[Optional[str], typer.Option(help='Last moment, included; a date is its midnight.')]=None,
     store:Folder=None,
 ):
     """Write bars from the store to one file, for metavol study or any other program.
@@ -331,8 +368,8 @@ def export_command(
     Example: metavol data export bars.parquet AAPL MSFT --source yahoo
     """
     from metavol.store import Store
-    written = Store(store).export(path, symbol=symbols or None, source=source, interval=interval, start=start, end=end)
-    console.print(f"written to {written}", soft_wrap=True, highlight=False)
+    written = Store(store).export(path, symbol=listed(symbols) or None, source=source, interval=interval, start=start, end=end)
+    print(f"written to {written}")
 
 # %% ../nbs/api/cli.ipynb #af2f768c
 @kept.command('query')

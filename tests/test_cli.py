@@ -1,9 +1,12 @@
 "The shell command: what it writes, and how it says no."
 import json
 import re
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from time import sleep
 
 import numpy as np
 import pandas as pd
@@ -13,6 +16,7 @@ import metavol.study
 from metavol.cli import main
 from metavol.data import load_sample
 from metavol.files import read_bars, write_bars
+from metavol.store import Store
 from metavol.training import PooledSpec, TrainingSpec
 from services import candles, envelope
 
@@ -159,7 +163,7 @@ def held(shell, service, monkeypatch, tmp_path):
 
 def test_download_ends_with_a_table_and_exit_code_1_if_something_is_missing(held):
     code, out, err = held.fetch("BTCUSDT", "NOSUCH")
-    assert code == 1 and "1 of 2 assets complete" in out and "NOSUCH: Bybit spot NOSUCH: no candles" in out and err == ""
+    assert code == 1 and "1 of 2 assets without a problem" in out and "NOSUCH: no bars; the symbol is unknown" in out and err == ""
     code, out, _ = held.fetch("btcusdt")
     assert code == 0 and re.search(r"BTCUSDT +1,463 +2019-08-01 00:00 +2019-09-30 22:00 +0 +bybit-spot", out)
 
@@ -173,8 +177,9 @@ def test_the_busiest_pairs_are_downloaded(held, service):
 
 def test_data_list_check_query_and_export(held, tmp_path):
     code, out, _ = held("data", "list")
-    assert code == 0 and "2 files, 2 symbols" in out and "bybit-spot" in out
-    assert held("data", "check")[:2] == (0, "2 files, all good\n")
+    assert code == 0 and "2 series" in out and "bybit-spot" in out
+    code, out, _ = held("data", "check")
+    assert code == 0 and out.startswith("files checked: 2, none damaged or gone")
     code, out, _ = held("data", "query", "select symbol, count(*) as bars from bars group by symbol order by symbol")
     assert code == 0 and re.search(r"BTCUSDT +1463\n *ETHUSDT +899", out), out
     code, _, err = held("data", "query", "select nothing from nowhere")
@@ -187,19 +192,53 @@ def test_data_list_check_query_and_export(held, tmp_path):
 def test_data_check_names_damage_and_repairs_it(held, service, tmp_path):
     file = next((tmp_path/"store"/"bars").rglob("BTCUSDT/*.parquet")); file.write_bytes(file.read_bytes()[:-9])
     code, out, _ = held("data", "check")
-    assert code == 1 and "1 damaged or gone" in out and "BTCUSDT" in out
-    assert held.fetch("BTCUSDT")[0] == 1
+    assert code == 1 and "damaged or gone: 1" in out and "BTCUSDT" in out
+    service.replies = [(403, "banned")]
     code, out, _ = held("data", "check", "--repair", "--base-url", service.url)
-    assert code == 0 and "1 of 1 assets complete" in out and held("data", "check")[0] == 0
+    assert code == 1 and "HTTP 403" in out and held("data", "check")[0] == 1
+    code, out, _ = held("data", "check", "--repair", "--base-url", service.url)
+    assert code == 0 and "1 of 1 assets without a problem" in out and held("data", "check")[0] == 0
+    (tmp_path/"store"/"manifest.jsonl").unlink()
+    assert held("data", "list")[0] == 2 and held("data", "check")[0] == 1
+    assert held("data", "check", "--repair")[0] == 0 and held("data", "list")[0] == 0
+
+
+def test_a_reason_that_holds_for_many_is_printed_once(held, service):
+    names = [f"C{i}USDT" for i in range(9)]
+    service.reply = lambda query: (200, envelope([], 1, 10001, "Not supported symbols"))
+    code, out, _ = held.fetch(",".join(names))
+    assert code == 1 and out.count("Not supported") == 9 # Each names its pair
+    service.reply = lambda query: (200, envelope([], service.now))
+    code, out, _ = held.fetch(*names)
+    assert code == 1 and out.count("no bars; the symbol is unknown") == 1 and "and 4 more" in out
+
+
+def test_old_lists_are_noted_in_one_line(held, service):
+    service.reply = lambda query: (403, "banned") if "symbol" not in query else (200, envelope([], service.now))
+    code, _, err = held.fetch("--top", 2)
+    assert code == 0 and err.startswith("note: The live list cannot be had") and "2023-08-16" in err and err.count("\n") == 1
+
+
+def test_ctrl_c_says_what_is_kept(tmp_path, service):
+    honest = service.reply; service.rows = {f"C{i}USDT": candles(1500) for i in range(40)}
+    def slow(query): sleep(.05); return honest(query)
+    service.reply = slow
+    command = [sys.executable, "-c", "from metavol.cli import main; main()", "download", "crypto", *service.rows, "--start", "2019-08-01",
+               "--base-url", service.url, "--store", str(tmp_path/"store")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while len(service.asked) < 5: sleep(.01)
+    process.send_signal(signal.SIGINT); _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.strip().splitlines()[-1] == "stopped; what came whole is kept, nothing was written half"
+    assert "Traceback" not in err and len(service.asked) < 60 and set(Store(tmp_path/"store").check().result) <= {"good"}
 
 
 @pytest.mark.parametrize("words,says", [
-    (["download", "stocks"], "needed a list of names"), (["download", "crypto", "BTCUSDT", "--start", "soon"], "no date"),
+    (["download", "stocks"], "name at least one ticker"), (["download", "crypto"], "name at least one pair"), (["download", "crypto", "BTC/USDT"], "such as BTCUSDT"), (["data", "check"], "there is no store"), (["download", "crypto", "BTCUSDT", "--start", "soon"], "no date"),
     (["download", "crypto", "BTCUSDT", "--interval", "45"], "is not offered"), (["download", "stocks", "AAPL", "--interval", "2d"], "is not offered"),
     (["download", "stocks", "AAPL", "--start", "2024-01-01", "--end", "2023-01-01"], "must come before the end"),
     (["data", "list"], "empty"), (["data", "export", "bars.csv"], "empty"), (["data", "query", "select 1"], "empty")])
 def test_bad_words_about_the_store(shell, tmp_path, monkeypatch, words, says):
     monkeypatch.setenv("METAVOL_STORE", str(tmp_path/"nothing"))
     code, out, err = shell(*words)
-    assert (code == 2 and err.startswith("error:") and says in err and err.count("\n") == 1) or (words[1] == "list" and code == 0 and says in out)
+    assert code == 2 and err.startswith("error:") and says in err and err.count("\n") == 1 and not out
     assert not (tmp_path/"nothing").exists()
