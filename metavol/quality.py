@@ -252,15 +252,15 @@ def count_missing(
     due,passed = sessions.searchsorted(dates, 'left'),sessions.searchsorted(dates, 'right')
     return np.maximum(due[1:] - passed[:-1], 0), int(passed[-1] - due[0])
 
-# %% ../nbs/07_quality.ipynb #4a5e6bd0
+# %% ../nbs/07_quality.ipynb #199c61f6
 def gaps_in(
     ordered:pd.DataFrame, # From `in_order`
     calendar:str|None, # '24/7', 'weekdays', an exchange, a market, or None for that of the market in `attrs`
 )->tuple[pd.DataFrame, dict[str, float]]: # A row a run of missing bars; share of expected bars there by symbol, NaN if not judged
     "Judge every asset by its calendar."
-    length,found,present = bar_length(ordered),[],{}
+    found,present = [],{}
     for symbol,one in by_asset(ordered['close']):
-        judged = count_missing(one.index, calendar_of(symbol, ordered.attrs, calendar), length)
+        judged = count_missing(one.index, calendar_of(symbol, ordered.attrs, calendar), bar_length(one))
         missing,expected = judged or (np.zeros(len(one) - 1, int), 0)
         present[symbol] = 1 - missing.sum()/expected if expected else np.nan
         at = np.flatnonzero(missing)

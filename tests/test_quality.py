@@ -467,3 +467,9 @@ def test_a_market_missing_from_the_dict_is_named(coins):
     features = compute_features(coins.loc[["BTC", "ETH"]].groupby(level=0).head(200))
     features.attrs["market"] = {"BTC": "bitfinex"}
     with pytest.raises(MetavolError, match="no market of ETH"): make_windows(features, HOURLY)
+
+
+def test_each_asset_is_judged_by_its_own_bars():
+    hours, days = load_sample("crypto").loc[["BTC"]], load_sample("crypto").loc["ETH"].resample("1D").agg(dict(open="first", high="max", low="min", close="last", volume="sum"))
+    both = pd.concat([hours, pd.concat({"ETH": days}, names=["symbol"])])
+    assert find_gaps(both, "24/7").groupby("symbol")["bars"].sum().to_dict() == {"BTC": find_gaps(hours, "24/7")["bars"].sum()}

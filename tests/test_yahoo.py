@@ -185,7 +185,7 @@ def test_a_service_that_stays_busy(yahoo):
     yahoo.trouble = {"AAPL": 100*[BUSY], "FB": 100*[BUSY]}
     started = time.monotonic()
     with pytest.raises(ServiceError, match="AAPL, FB.*Too Many Requests"): load_stock_data(["AAPL", "FB"], *SPRING)
-    assert time.monotonic() - started < 3 and yahoo.times_asked() == {"AAPL": 6, "FB": 6} # three tries, two questions each
+    assert time.monotonic() - started < 20 and yahoo.times_asked() == {"AAPL": 6, "FB": 6} # three tries, two questions each
     bars, said = quietly(lambda: load_stock_data(["AAPL", "IBM"], *SPRING))
     assert "Too Many Requests" in bars.attrs["missing"]["AAPL"] and len(bars.loc["IBM"]) == 85 and "AAPL" in said
 
