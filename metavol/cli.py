@@ -326,7 +326,7 @@ def list_command(store:Folder=None):
         'source': 's', 'interval': 's', 'version': '.0f', 'rows': ',.0f', 'first': 's', 'last': 's'})
     print(f"The store: {held.root}")
 
-# %% ../nbs/api/cli.ipynb #2f91e00b
+# %% ../nbs/api/cli.ipynb #82ec1521
 @kept.command('check')
 def check_command(
     repair:Annotated[bool, typer.Option(
@@ -347,10 +347,15 @@ def check_command(
     else:
         show(bad.set_index('file'), f"files checked: {len(checked)}, damaged or gone: {len(bad)}", {'symbol': 's', 'result': 's'})
         if not repair: print("Put it right with: metavol data check --repair")
-    if repair and len(bad):
-        close(fetch_again(held, base_url), held)
-        print("Put right.")
-    elif len(bad): raise typer.Exit(1)
+    if bad.empty: return
+    if not repair: raise typer.Exit(1)
+    close(fetch_again(held, base_url), held)
+    nameless = bad[(bad.symbol == '') & (bad.result == 'damaged') & (bad.file != 'manifest.jsonl')]
+    if len(nameless):
+        print(f"{len(nameless)} damaged files that no manifest names lie in {held.root/'broken'} now; "
+              "type your download lines again to fetch what they held.")
+        raise typer.Exit(1)
+    print("Put right.")
 
 # %% ../nbs/api/cli.ipynb #a5400f6c
 @kept.command('export')

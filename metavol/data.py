@@ -7,11 +7,11 @@ __all__ = ['TIME_NAMES', 'SAMPLES', 'YAHOO_MARKETS', 'YAHOO_BARS', 'YAHOO_CHUNK'
            'YAHOO_WAIT', 'YAHOO_LONGEST_WAIT', 'YAHOO_LOCK', 'BYBIT_BARS', 'BYBIT_PAGE', 'BYBIT_TIMEOUT', 'BYBIT_TRIES',
            'BYBIT_WAIT', 'BYBIT_BUDGET', 'KLINE', 'PLAUSIBLE', 'utc_times', 'utc_moment', 'tidy_columns',
            'bars_from_table', 'bar_length', 'bar_name', 'load_sample', 'SymbolError', 'NoBarsError', 'ServiceError',
-           'BusyError', 'UnreachableError', 'yahoo_market', 'yahoo_markets', 'yahoo_part', 'bars_from_yahoo',
-           'MissingSymbolsWarning', 'outspoken', 'closed_yahoo_bars', 'ask_yahoo', 'ask_patiently', 'ask_in_chunks',
-           'yahoo_error', 'yahoo_question', 'load_stock_data', 'candle_length', 'kline_table', 'missing_candles',
-           'closed_candles', 'bars_from_bybit', 'spend', 'bybit_session', 'bybit_answer', 'patiently', 'ask_bybit',
-           'bybit_page', 'bybit_pages', 'fill_holes', 'kline_query', 'load_bybit_data']
+           'BusyError', 'CrowdedError', 'UnreachableError', 'yahoo_market', 'yahoo_markets', 'yahoo_part',
+           'bars_from_yahoo', 'MissingSymbolsWarning', 'outspoken', 'closed_yahoo_bars', 'ask_yahoo', 'ask_patiently',
+           'ask_in_chunks', 'yahoo_error', 'yahoo_question', 'load_stock_data', 'candle_length', 'kline_table',
+           'missing_candles', 'closed_candles', 'bars_from_bybit', 'spend', 'bybit_session', 'bybit_answer',
+           'patiently', 'ask_bybit', 'bybit_page', 'bybit_pages', 'fill_holes', 'kline_query', 'load_bybit_data']
 
 # %% ../nbs/04_data.ipynb #27687390
 import inspect
@@ -165,7 +165,7 @@ def load_sample(
     bars.attrs = dict(name=name, **facts, bar=bar_name(bar_length(bars)))
     return bars
 
-# %% ../nbs/04_data.ipynb #2680ceac
+# %% ../nbs/04_data.ipynb #d3cf4353
 class SymbolError(BarsError):
     "The service has no bars for this symbol; others may have."
 
@@ -178,6 +178,9 @@ class ServiceError(BarsError):
 class BusyError(ServiceError):
     "The same question may have an answer a little later."
     wait = 0. # Seconds to wait at least, if the service said so
+
+class CrowdedError(BusyError):
+    "Too many questions came from this address; the next one would be too many as well."
 
 class UnreachableError(ServiceError):
     "No question gets an answer now: no connection, or this address is banned."
@@ -282,7 +285,7 @@ def closed_yahoo_bars(
                                      "choose an earlier start.")
     return bars
 
-# %% ../nbs/04_data.ipynb #941b5bd9
+# %% ../nbs/04_data.ipynb #8f5631d0
 def ask_yahoo(
     symbol:str, # A ticker in capitals
     start:pd.Timestamp, # First session
@@ -291,7 +294,7 @@ def ask_yahoo(
 )->pd.DataFrame|BarsError: # Bars of one asset by `time`, or the reason why there are none
     "Ask once for one ticker."
     import yfinance
-    from yfinance.exceptions import YFTickerMissingError
+    from yfinance.exceptions import YFRateLimitError, YFTickerMissingError
     try:
         frame = yfinance.Ticker(symbol).history(start=f"{start:%Y-%m-%d}", end=f"{end:%Y-%m-%d}", interval=interval,
                                                 auto_adjust=True, actions=False, timeout=YAHOO_TIMEOUT)
@@ -303,7 +306,8 @@ def ask_yahoo(
             return SymbolError(f"Yahoo has no bars for {symbol}: it says {said!r}. "
                                "Check the symbol on finance.yahoo.com, and the dates.")
         offline = getattr(error, 'code', 0) in (5, 6, 7) # curl: no proxy, no such host, no connection
-        return (UnreachableError if offline else BusyError)(
+        kind = UnreachableError if offline else CrowdedError if isinstance(error, YFRateLimitError) else BusyError
+        return kind(
             f"Yahoo gave no answer for {symbol} ({type(error).__name__}: {said.split(' See http')[0]}); "
             "check the connection, and try again later or with fewer symbols.")
 
@@ -515,7 +519,7 @@ def bybit_session(
         respect_retry_after_header=False))) # it may ask for hours, and nobody would know why nothing happens
     return session
 
-# %% ../nbs/04_data.ipynb #f2cb0f6e
+# %% ../nbs/04_data.ipynb #306de545
 def bybit_answer(
     reply:requests.Response, # One reply of the service
     source:str, # What was asked for, to be named in an error
@@ -528,7 +532,7 @@ def bybit_answer(
     try: body = reply.json()
     except ValueError: body = None
     if not isinstance(body, dict) or not isinstance(body.get('retCode'), int):
-        raise (BusyError if reply.ok or reply.status_code == 429 else ServiceError)(
+        raise (BusyError if reply.ok or reply.status_code == 429 or reply.status_code >= 500 else ServiceError)(
             f"{source}: HTTP {reply.status_code} and no answer in the service's form, "
             f"but {reply.text[:60]!r}; check base_url, and try again later.")
     if body['retCode'] == 0: return body
@@ -589,7 +593,7 @@ def bybit_page(
         return table, sent
     return patiently(once)
 
-# %% ../nbs/04_data.ipynb #c4aca14f
+# %% ../nbs/04_data.ipynb #796ffc77
 def bybit_pages(
     page:Callable[[dict], tuple[pd.DataFrame, pd.Timestamp]], # Asks for one page; takes `end` and `limit`
     step:int, # Milliseconds in a candle, at most
@@ -607,7 +611,7 @@ def bybit_pages(
             now = now or sent
             if len(table):
                 due = min(end or np.inf, sent.timestamp()*1000) - step
-                if table.time.iloc[-1] < due - step: # the newest candle is not the one that is due
+                if table.time.iloc[-1] <= due: # the newest candle is not the one that should be there
                     table = pd.concat([page(({} if end is None else {'end': end}) | {'limit': size})[0], table])
                     table = table.sort_values('time', kind='stable').drop_duplicates(ignore_index=True)
                 tables.append(table); times.update(table.time); bar.update(len(table))

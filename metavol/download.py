@@ -8,7 +8,7 @@ __all__ = ['SP500_URL', 'COPIES', 'STABLE_COINS', 'PIECE', 'WORKERS', 'DAY', 'da
            'kept_span', 'span_to_fetch', 'keep_stock', 'fetch_stocks', 'download_stocks', 'repair', 'count_gaps',
            'closing_table', 'asset_list', 'download_span']
 
-# %% ../nbs/09_download.ipynb #9f46fd82
+# %% ../nbs/09_download.ipynb #4b3ffcb5
 import inspect
 import warnings
 from collections.abc import Callable,Sequence
@@ -25,8 +25,8 @@ import requests
 from tqdm.auto import tqdm
 
 from .bars import BarsError,MetavolError,check_bars,check_number
-from .data import (BYBIT_PAGE,YAHOO_BARS,YAHOO_CHUNK,MissingSymbolsWarning,NoBarsError,ServiceError,UnreachableError,
-                          ask_bybit,bybit_session,candle_length,kline_query,load_bybit_data,load_stock_data,
+from .data import (BYBIT_PAGE,YAHOO_BARS,YAHOO_CHUNK,CrowdedError,MissingSymbolsWarning,NoBarsError,ServiceError,
+                          UnreachableError,ask_bybit,bybit_session,candle_length,kline_query,load_bybit_data,load_stock_data,
                           missing_candles,patiently,utc_moment,yahoo_market,yahoo_question)
 from .quality import quality_report
 from .store import RevisedError,Series,Store,StoreError
@@ -139,7 +139,7 @@ def fetch_piece(
         try: return ask(limit=1)
         except NoBarsError: return None
 
-# %% ../nbs/09_download.ipynb #dd247388
+# %% ../nbs/09_download.ipynb #07bfdc2c
 def fetch_pair(
     store:Store, # Where the candles are kept
     series:Series, # Source 'bybit-spot', 'bybit-linear' or 'bybit-inverse', pair, interval
@@ -155,12 +155,12 @@ def fetch_pair(
             if stop.is_set(): raise CancelledError
             first = max(since, until - PIECE*length)
             bars = fetch_piece(series, first, until, base_url)
-            came = since if bars is None else bars.index[-1] + length
+            before = since
             if bars is not None:
+                came = bars.index[-1] + length; before = min(first, max(came, since))
                 reached = settled(until, came, length, pd.Timestamp(bars.attrs['sent']))
-                if came > first: store.add(bars, series, (first, reached), client=f"requests {requests.__version__}")
-                elif max(came, since) < reached: store.add(None, series, (max(came, since), reached))
-            before = first if came > first else max(came, since)
+                if before < reached: store.add(bars[bars.index >= first], series, (before, reached),
+                                               client=f"requests {requests.__version__}")
             step((until - before)/DAY); until = before
 
 # %% ../nbs/09_download.ipynb #432bb14b
@@ -254,7 +254,7 @@ def keep_stock(
         add(new_version=True)
     return True
 
-# %% ../nbs/09_download.ipynb #e4349c23
+# %% ../nbs/09_download.ipynb #50d6729f
 def fetch_stocks(
     store:Store, # Where the bars are kept
     wanted:Sequence[Series], # Source 'yahoo', tickers, all with one interval
@@ -275,10 +275,12 @@ def fetch_stocks(
         except StoreError as error: problems[series.symbol] = str(error)
         else:
             if not done: again.setdefault(kept_span(store, series)[0], []).append(series)
-    for since,revised in again.items(): problems |= fetch_stocks(store, revised, since, end)
+    for since,revised in again.items():
+        try: problems |= fetch_stocks(store, revised, since, end)
+        except ServiceError as error: problems |= {series.symbol: str(error) for series in revised}
     return problems
 
-# %% ../nbs/09_download.ipynb #7a3df6e3
+# %% ../nbs/09_download.ipynb #5fdd2ae0
 def download_stocks(
     symbols:Sequence[str], # Yahoo tickers, such as ['AAPL', 'MSFT']
     start:str|pd.Timestamp, # First session
@@ -297,13 +299,16 @@ def download_stocks(
                  for i in range(0, len(group), YAHOO_CHUNK)]
         for number,(span,part) in enumerate(parts):
             try: problems |= fetch_stocks(store, part, *span)
-            except ServiceError as error: # nobody gets an answer now
-                problems |= {series.symbol: str(error) for _,rest in parts[number:] for series in rest}
-                break
+            except ServiceError as error:
+                problems |= {series.symbol: str(error) for series in part}
+                if len(part) > 1 or isinstance(error, UnreachableError | CrowdedError): # nobody gets an answer now
+                    reason = f"not fetched, because there was no answer before: {error}"
+                    problems |= {series.symbol: reason for _,rest in parts[number + 1:] for series in rest}
+                    break
             progress.update(len(part))
     return closing_table(store, wanted, problems, first, last)
 
-# %% ../nbs/09_download.ipynb #0bb7055a
+# %% ../nbs/09_download.ipynb #c2536481
 def repair(
     store:Store, # Where the bars are kept
     base_url:str='https://api.bybit.com', # Host to ask for candles
@@ -314,11 +319,14 @@ def repair(
         store.rebuild(); checked = store.check()
     store.forget_broken()
     lost = store.manifest[store.manifest.file.isin(checked.file[checked.result.isin(['absent', 'damaged'])])]
+    lost = lost.groupby(['source', 'interval', 'symbol'], as_index=False).agg(
+        asked_from=('asked_from', 'min'), asked_to=('asked_to', 'max'))
     tables = [closing_table(store, [], {}, None, None)]
     for (source,interval,start,end),part in lost.groupby(['source', 'interval', 'asked_from', 'asked_to']):
         names,span = list(part.symbol),(start, max(end, start + DAY))
         if source == 'yahoo': tables.append(download_stocks(names, *span, interval, store))
         else: tables.append(download_crypto(names, *span, interval, source.removeprefix('bybit-'), store, base_url))
+    store.forget_broken() # a version that the repair itself has superseded
     return tables[0] if lost.empty else pd.concat(tables[1:])
 
 # %% ../nbs/09_download.ipynb #9102583f
@@ -331,7 +339,7 @@ def count_gaps(
         return float(sum(missing_candles(bars.index, candle_length(series.interval, series.symbol)).values()))
     return float(quality_report(bars)['gap'].iloc[0])
 
-# %% ../nbs/09_download.ipynb #95e15fe5
+# %% ../nbs/09_download.ipynb #8fd68d28
 def closing_table(
     store:Store, # Where the bars are kept
     wanted:Sequence[Series], # What was asked for
@@ -345,7 +353,7 @@ def closing_table(
         row = dict(symbol=series.symbol, rows=0, first=pd.NaT, last=pd.NaT, gaps=np.nan, source=series.source,
                    problem=problems.get(series.symbol, ''))
         try: bars = store.bars(series.symbol, series.source, series.interval) if kept_span(store, series) else None
-        except StoreError as error: bars,row['problem'] = None,row['problem'] or str(error)
+        except (StoreError, BarsError) as error: bars,row['problem'] = None,row['problem'] or str(error)
         if bars is not None:
             row |= dict(rows=len(bars), first=bars.index[0], last=bars.index[-1], gaps=count_gaps(series, bars))
             if not row['problem'] and not ((bars.index >= start) & (bars.index < end)).any():

@@ -43,6 +43,7 @@ FAULTS = { # What is sent before honest answers; the middle ones come between tw
     "10006 then good": [busy(10006, "Too many visits.")],
     "10006 with HTTP 429 and a time to come back": [busy(10006, "Too many visits!", 429, {"X-Bapi-Limit": "120", "X-Bapi-Limit-Reset-Timestamp": str(HALF_PAST + 50)})],
     "10016 twice then good": 2*[busy(10016, "Request timeout, please try again later")],
+    "500 seven times then good": 7*[(500, "Internal Server Error")],
     "500 twice then good": 2*[(500, "Internal Server Error")],
     "502 in the middle": [page(FIRST), (502, "<html>bad gateway</html>")],
     "a timeout": [silence],
@@ -147,6 +148,13 @@ def test_two_pages_without_the_open_candle(service):
     check_bars(bars)
 
 
+@pytest.mark.parametrize("lost", [1, 2, 5])
+def test_candles_lost_at_the_newest_edge_are_asked_for_again(service, lost):
+    service.rows = candles(2000)
+    service.replies = [(200, envelope(candles(2000)[lost + 1:1000], HALF_PAST))]
+    np.testing.assert_array_equal(load_bybit_data("BTCUSDT", limit=1500, base_url=service.url), BITCOIN.iloc[-1501:-1])
+
+
 @pytest.mark.parametrize("limit", [1, 2, 999, 1000, 1001, 2500])
 def test_any_limit(service, limit):
     service.rows = candles(2600)
@@ -198,7 +206,7 @@ REFUSALS = {
     "html": (3*[(200, "<html>hello</html>")], BusyError, "no answer in the service's form, but '<html>hello"),
     "404": ([(404, "[]")], ServiceError, "HTTP 404"),
     "nolist": ([(200, dict(retCode=0, retMsg="OK", result={}))], ServiceError, "without a list"),
-    "502": (4*[(502, "bad gateway")], ServiceError, "HTTP 502"),
+    "502": (12*[(502, "bad gateway")], BusyError, "HTTP 502"),
     "silence": (4*[silence], UnreachableError, "cannot be reached"),
     "half a body, then silence": (3*[stall], BusyError, "cut on its way"),
     "no object": ([(200, dict(retCode=0, result=[1], time=HALF_PAST))], ServiceError, "without a list"),

@@ -116,6 +116,22 @@ def test_an_end_in_the_future_claims_nothing_that_has_not_happened(market, store
     assert ask()["last"].iloc[0] == BITCOIN.index[-1]
 
 
+@pytest.mark.parametrize("spans", [(("2019-07-01", "2019-07-20 09:30"), ("2019-07-01", "2019-07-22")), (("2019-07-01 00:30", "2019-07-01 01:00"),),
+                                   (("2019-07-01", "2019-07-20 10:30"), ("2019-07-01", "2019-07-20 11:00"))])
+def test_spans_that_begin_or_end_inside_a_candle(market, store, spans):
+    for span in spans: table = download_crypto(list(PAIRS), *span, store=store, base_url=market.url)
+    whole = BITCOIN[(BITCOIN.index >= pd.Timestamp(spans[-1][0], tz="UTC")) & (BITCOIN.index < pd.Timestamp(spans[-1][1], tz="UTC"))]
+    assert table.rows["BTCUSDT"] == len(whole) and good(store)
+
+
+def test_two_damaged_files_of_a_pair_are_repaired_at_once(fetch, market, store):
+    fetch()
+    for file in store.manifest.file[store.manifest.symbol == "BTCUSDT"].iloc[[0, 2]]: (store.root/file).write_bytes(b"x")
+    table = repair(store, market.url)
+    assert table.index.tolist() == ["BTCUSDT"] and set(table.problem) == {""} and good(store)
+    np.testing.assert_array_equal(store.bars("BTCUSDT"), BTC)
+
+
 def test_nothing_new_is_a_problem(market, store):
     ask = partial(download_crypto, ["BTCUSDT"], store=store, base_url=market.url)
     ask("2019-07-01", "2019-08-01"); market.rows["BTCUSDT"] = [row for row in market.rows["BTCUSDT"] if int(row[0]) < 1_564_617_600_000]
@@ -343,6 +359,13 @@ def test_hours_are_continued(yahoo, store, monkeypatch):
     now[0] = pd.Timestamp("2026-11-05 12:00", tz="UTC")
     assert ask().problem.iloc[0] == "" and good(store) and store.bars("IBM").index[-1] == pd.Timestamp("2026-11-04 20:30", tz="UTC")
     assert len(store.bars("IBM")) == 7*23
+
+
+def test_one_stock_without_an_answer_does_not_stop_the_others(yahoo, store):
+    download_stocks(["AAPL"], "2011-01-01", "2012-01-01", store=store)
+    yahoo.trouble = {"IBM": 9*[(500, "Internal Server Error")]}
+    table = download_stocks(["IBM", "AAPL"], "2011-01-01", "2012-06-01", store=store)
+    assert table.problem["AAPL"] == "" and "IBM" in table.problem["IBM"] and table["last"]["AAPL"] == pd.Timestamp("2012-05-31", tz="UTC")
 
 
 def test_one_broken_stock_does_not_stop_the_others(yahoo, store):

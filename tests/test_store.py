@@ -539,6 +539,28 @@ def test_a_bar_that_turns_up_late_is_kept_and_claims_nothing(sample, tmp_path):
     assert store.missing(IBM, *ASKED) == [tuple(pd.Timestamp(time, tz="UTC") for time in ASKED)]
 
 
+def test_late_bars_that_are_damaged_are_missing_again(sample, tmp_path):
+    store, year = Store(tmp_path/"store"), sample.loc["IBM"]
+    store.add(year.drop(year.index[100]), IBM, ASKED); store.add(year, IBM, ASKED)
+    (store.root/store.manifest.file[1]).write_bytes(b"x")
+    missing = store.missing(IBM, *ASKED)
+    assert [first for first, _ in missing] == [year.index[100]]
+    store.add(year, IBM, ASKED)
+    assert results(store) == {"good"} and store.missing(IBM, *ASKED) == [] and data_hash(store.bars(["IBM"])) == data_hash(sample.loc[["IBM"]])
+
+
+def test_a_backup_that_comes_back_changes_nothing(full, sample):
+    file = file_of(full, "FB"); content = file.read_bytes(); file.unlink()
+    full.add(sample.loc["FB"].loc[:"2012-09"], FB, (ASKED[0], "2012-10-01")); full.add(sample.loc["FB"].loc["2012-10":], FB, ("2012-10-01", ASKED[1]))
+    file.write_bytes(content)
+    full.add(None, FB, ("2011-01-01", "2011-02-01"))
+    assert results(full) == {"good"} and data_hash(full.bars(["FB"])) == data_hash(sample.loc[["FB"]]) and (full.root/"broken"/file.name).exists()
+
+
+def test_no_such_home():
+    with pytest.raises(StoreError, match="no such home"): Store("~nobodyofthisname/store").root
+
+
 def test_other_files_in_the_folder_do_not_matter(full):
     (full.root/"bars"/".DS_Store").write_bytes(b"finder")
     assert results(full) == {"good"}
