@@ -63,7 +63,7 @@ def test_the_copy_of_members_steps_in_and_says_so(lists, reply):
 
 
 def test_copies_are_the_ones_described():
-    sources = (COPIES/"SOURCES.md").read_text()
+    sources = (COPIES/"LISTS.md").read_text()
     for name in ("sp500.csv", "top_pairs.csv"): assert hashlib.sha256((COPIES/name).read_bytes()).hexdigest() in sources
     pairs = pd.read_csv(COPIES/"top_pairs.csv")
     assert pairs.turnover24h.is_monotonic_decreasing and pairs.symbol.str.endswith("USDT").all() and len(pairs) == 50
