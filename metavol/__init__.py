@@ -8,8 +8,10 @@ __all__ = ['CHAPTERS']
 # %% ../nbs/api/package.ipynb #ef7457b1
 from importlib import import_module
 
-# %% ../nbs/api/package.ipynb #f4d1bd69
+# %% ../nbs/api/package.ipynb #5d53599d
 __version__ = "0.1.0"
+
+# %% ../nbs/api/package.ipynb #e337091f
 CHAPTERS = { # Public names, by the chapter that explains them
     'figures': ['COLORS', 'model_color'],
     'bars': ['BAR_COLUMNS', 'BarsError', 'HistoryError', 'MetavolError', 'adjust_bars', 'as_panel', 'by_asset',

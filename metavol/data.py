@@ -11,7 +11,8 @@ __all__ = ['TIME_NAMES', 'SAMPLES', 'YAHOO_MARKETS', 'YAHOO_BARS', 'YAHOO_CHUNK'
            'bars_from_yahoo', 'MissingSymbolsWarning', 'outspoken', 'closed_yahoo_bars', 'ask_yahoo', 'ask_patiently',
            'ask_in_chunks', 'yahoo_error', 'yahoo_question', 'load_stock_data', 'candle_length', 'kline_table',
            'missing_candles', 'closed_candles', 'bars_from_bybit', 'spend', 'bybit_session', 'bybit_answer',
-           'patiently', 'ask_bybit', 'bybit_page', 'bybit_pages', 'fill_holes', 'kline_query', 'load_bybit_data']
+           'patiently', 'ask_bybit', 'bybit_page', 'bybit_pages', 'fill_holes', 'kline_query', 'bybit_candles',
+           'load_bybit_data']
 
 # %% ../nbs/04_data.ipynb #27687390
 import inspect
@@ -671,7 +672,28 @@ def kline_query(
                             f"{last:%Y-%m-%d %H:%M}, and limit={limit} would cut them; use limit=None for all of them.")
     return dict(category=category, symbol=symbol, interval=interval)
 
-# %% ../nbs/04_data.ipynb #d0f5b600
+# %% ../nbs/04_data.ipynb #603ba6c5
+def bybit_candles(
+    query:dict, # From `kline_query`
+    limit:int|None, # Closed candles wanted; None for all since `first`
+    first:pd.Timestamp|None, # Start of the oldest candle wanted, UTC
+    last:pd.Timestamp|None, # Start of the newest candle wanted, UTC; None for now
+    base_url:str, # Host to ask
+    progress:bool, # Show a progress bar?
+)->tuple[pd.DataFrame, pd.Timestamp]: # Candles as `kline_table` gives them, perhaps older ones too, and when the service answered
+    "Ask for all pages, and again for what is missing between them; raises `NoBarsError` if nothing comes."
+    length,epoch = BYBIT_BARS[query['interval']],pd.Timestamp('1970-01-01')
+    since,until = (None if t is None else int(t.timestamp()*1000) for t in (first, last))
+    with bybit_session(base_url) as session:
+        page = lambda part: bybit_page(session, f"{base_url.rstrip('/')}/v5/market/kline", query | part)
+        step = (epoch + length - epoch)//pd.Timedelta('1ms')
+        table,now = bybit_pages(page, step, limit, since or 0, until, progress)
+        if table.empty:
+            raise NoBarsError(f"Bybit {query['category']} {query['symbol']}: no candles; the symbol is unknown there "
+                              "or was not traded then. Check it, the category and the dates.")
+        return fill_holes(table, page, length), now
+
+# %% ../nbs/04_data.ipynb #cdded1f9
 def load_bybit_data(
     symbol:str, # A pair, such as 'BTCUSDT'
     interval:str='60', # Length of a candle in minutes, or 'D', 'W' or 'M'
@@ -682,23 +704,15 @@ def load_bybit_data(
     base_url:str='https://api.bybit.com', # Host to ask
     progress:bool=True, # Show a progress bar, if it takes over two seconds?
 )->pd.DataFrame: # Bars of one asset by `time`, fewer than `limit` if the listing is younger; `attrs['gaps']` counts missing candles
-    "Closed candles from Bybit, newest first; raises `SymbolError` if it has none, `ServiceError` if nobody answers."
+    "Closed candles from Bybit, oldest first; raises `SymbolError` if it has none, `ServiceError` if nobody answers."
     check_type(symbol, str, 'Bybit symbol', "a pair such as 'BTCUSDT'; call it once for each pair")
     symbol,interval = symbol.upper(),str(interval)
     first,last = (None if t is None else utc_moment(t, f"Bybit {symbol}") for t in (start, end))
-    query,length = kline_query(symbol, interval, category, limit, first, last),BYBIT_BARS.get(interval)
-    step = (pd.Timestamp('1970-01-01') + length - pd.Timestamp('1970-01-01'))//pd.Timedelta('1ms')
-    since,until = (None if t is None else int(t.timestamp()*1000) for t in (first, last))
-    with bybit_session(base_url) as session:
-        page = lambda part: bybit_page(session, f"{base_url.rstrip('/')}/v5/market/kline", query | part)
-        table,now = bybit_pages(page, step, limit, since or 0, until, progress)
-        if table.empty:
-            raise NoBarsError(f"Bybit {category} {symbol}: no candles; the symbol is unknown there "
-                              "or was not traded then. Check it, the category and the dates.")
-        table = fill_holes(table, page, length)
+    query = kline_query(symbol, interval, category, limit, first, last)
+    table,now = bybit_candles(query, limit, first, last, base_url, progress)
     bars = closed_candles(table, symbol, interval, now, category).loc[first:last]
     if limit is not None: bars = bars.iloc[-limit:]
     if bars.empty:
         raise NoBarsError(f"Bybit {category} {symbol}: no closed candle since {first:%Y-%m-%d %H:%M}; choose an earlier start.")
-    bars.attrs |= dict(gaps=missing_candles(bars.index, length), sent=now.isoformat())
+    bars.attrs |= dict(gaps=missing_candles(bars.index, BYBIT_BARS[interval]), sent=now.isoformat())
     return bars

@@ -7,22 +7,24 @@ __all__ = ['RESERVED', 'NAMES', 'TIMES', 'INSTANT', 'MANIFEST', 'LOCK_WAIT', 'YA
            'Series', 'folder_name', 'fingerprint', 'pack_bars', 'unpack_bars', 'read_line', 'read_entries',
            'write_entries', 'manifest_table', 'series_of', 'current', 'current_of', 'Store', 'locked', 'all_files',
            'read_entry', 'unnamed', 'fetched_again', 'recover', 'utc_time', 'what_came', 'read_good', 'kept_bars',
-           'news', 'new_entry', 'write_download', 'broken_entries', 'move_aside', 'portions', 'add_bars',
-           'check_adjustment', 'asked_span', 'gaps', 'judge', 'missing_spans', 'interval_length', 'check_symbols',
-           'select_entries', 'select_version', 'refuse_empty', 'facts_of', 'read_kept', 'export_bars', 'bars_dataset',
-           'answer_table', 'ask_sql', 'judge_unnamed', 'check_store', 'forget_broken', 'rebuild_manifest']
+           'news', 'new_entry', 'write_download', 'broken_entries', 'move_aside', 'portions', 'write_portions',
+           'add_bars', 'check_adjustment', 'asked_span', 'gaps', 'judge', 'missing_spans', 'interval_length',
+           'check_symbols', 'select_entries', 'select_version', 'refuse_empty', 'facts_of', 'read_kept', 'export_bars',
+           'bars_dataset', 'answer_table', 'ask_sql', 'judge_unnamed', 'check_store', 'forget_broken',
+           'rebuild_manifest']
 
-# %% ../nbs/08_store.ipynb #edc20150
+# %% ../nbs/08_store.ipynb #65a754a1
 import difflib
 import hashlib
 import json
 import os
 import re
 import warnings
-from collections.abc import Iterable,Iterator,Sequence
+from collections.abc import Callable,Iterable,Iterator,Sequence
 from contextlib import contextmanager,suppress
 from dataclasses import astuple,dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -432,7 +434,23 @@ def portions(
     late = fresh[left]
     return ([((late.index[0], late.index[0]), late)] if len(late) else []) + found # claims last, in case of a kill
 
-# %% ../nbs/08_store.ipynb #7e3679f1
+# %% ../nbs/08_store.ipynb #6245f459
+def write_portions(
+    root:Path, # Folder of the store, locked
+    entries:list[dict], # What the manifest says so far
+    good:list[dict], # Entries of the version that the bars shall join
+    lost:list[dict], # Entries of the same version whose files are damaged or gone
+    parts:list[tuple[tuple, pd.DataFrame]], # From `portions`
+    describe:Callable[[pd.DataFrame, tuple], dict], # Makes the entry of bars and their span, without `file` and `sha256`
+)->None: # Nothing
+    "Write what came, part by part, and drop the lines of what it replaces."
+    if lost: move_aside(root, lost)
+    for span,bars in parts:
+        entry = describe(bars, span); good = [*good, entry]
+        entries = [old for old in entries if old not in lost or gaps([asked_span(each) for each in good], *asked_span(old))]
+        entries = [*entries, write_download(root, entries, bars, entry)]
+
+# %% ../nbs/08_store.ipynb #930b30a7
 def add_bars(
     store:Store, # Where they shall be kept
     bars:pd.DataFrame|None, # What came: bars of one asset by `time`; None or empty if the service had none
@@ -454,14 +472,9 @@ def add_bars(
         good = [entry for entry in mine if entry not in lost]
         if len(fresh): check_adjustment(good, series, adjustment)
         if len(fresh) and good: fresh = news(fresh, kept_bars(store.root, good, *fresh.index[[0, -1]]))
+        describe = partial(new_entry, series, version, adjustment=adjustment, market=market, client=client)
         parts = portions(fresh, [asked_span(entry) for entry in good], span)
-        if lost: move_aside(store.root, lost)
-        for part,bars in parts:
-            facts = dict(adjustment=adjustment, market=market, client=client)
-            entry = new_entry(series, version, bars, part, **facts)
-            good.append(entry); covered = [asked_span(entry) for entry in good]
-            entries = [old for old in entries if old not in lost or gaps(covered, *asked_span(old))]
-            entries.append(write_download(store.root, entries, bars, entry))
+        write_portions(store.root, entries, good, lost, parts, describe)
         if not parts and len(entries) > len(before): write_entries(store.root, entries)
 
 # %% ../nbs/08_store.ipynb #bba517aa
