@@ -345,3 +345,15 @@ def test_a_run_killed_three_times_ends_with_the_same_bits(windows, tmp_path):
     (one,), (two,) = resumed.members, undisturbed.members
     for name, p in two.start.params.items(): assert torch.equal(one.start.params[name], p) and torch.equal(one.rates[name], two.rates[name])
     pd.testing.assert_frame_equal(resumed.history, undisturbed.history)
+
+
+def test_extended_inputs_do_not_see_the_future(stocks):
+    bars = stocks.loc[['AAPL', 'IBM']]
+    bars = bars[bars.index.get_level_values('time') >= '2012-01-01']
+    def inputs(bars):
+        windows = make_windows(compute_features(bars, extended=True), markets={'AAPL': 'a', 'IBM': 'b'})
+        index = pd.MultiIndex.from_arrays([windows.symbol, pd.DatetimeIndex(windows.time, tz='UTC')])
+        return pd.DataFrame(windows.inputs, index)
+    check_causal(inputs, bars, n_cuts=2)
+    both = inputs(bars)
+    np.testing.assert_array_equal(both[range(11, 15)], both[range(15, 19)]) # One asset a market: its mean is itself
