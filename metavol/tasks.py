@@ -6,7 +6,7 @@
 __all__ = ['DAILY', 'HOURLY', 'REGIMES', 'TaskSpec', 'window_scale', 'scale_free', 'window_inputs', 'range_inputs', 'History',
            'Windows', 'check_windows', 'labelled', 'known_at', 'asked_between', 'thin', 'make_windows', 'Task',
            'check_leak', 'Tasks', 'TaskBatch', 'stack_tasks', 'asset_tasks', 'regimes', 'regime_tasks', 'window_tasks',
-           'cross_market_tasks', 'forecast_tasks', 'create_tasks']
+           'cross_market_tasks', 'forecast_tasks', 'shuffle_keys', 'market_tasks', 'create_tasks']
 
 # %% ../nbs/10_tasks.ipynb #b1285254
 from collections.abc import Sequence
@@ -488,6 +488,62 @@ def forecast_tasks(
     support = query.origin[:, None] - spec.stride*np.arange(spec.n_support, 0, -1)
     complete = support[:, 0] >= history.start[history.asset[query.origin]] + spec.lookback - 1
     return Tasks(history, support[complete], query.origin[complete, None], 'forecast')
+
+# %% ../nbs/10_tasks.ipynb #0100e8e1
+def shuffle_keys(
+    time:np.ndarray, # (n,) moments, datetime64
+    asset:np.ndarray, # (n,) numbers of assets
+)->np.ndarray: # (n,) whole numbers that look random; sorting by them shuffles
+    "Pseudo-random keys that depend on moment and asset alone (the mixer of SplitMix64; Steele, Lea & Flood, 2014)."
+    x = time.astype('datetime64[s]').astype('uint64')*np.uint64(1_000_003) + asset.astype('uint64')
+    x = x*np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30)))*np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27)))*np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+# %% ../nbs/10_tasks.ipynb #e6c38581
+def _newest_labels(support, moment, asked): # Rows of known support windows, newest first in each moment, and where each moment begins
+    history,spec = support.history,support.history.spec
+    member,first = _member(support),history.start[history.asset]
+    lacking,found = np.isin(moment, asked),[]
+    for age in range(spec.n_support):
+        row = np.flatnonzero(lacking)
+        row = row[row - spec.horizon - age*spec.stride >= first[row]]
+        row = row[member[row - spec.horizon - age*spec.stride]]
+        found.append(np.c_[moment[row], np.full(len(row), age), row])
+        enough = np.bincount(np.concatenate(found)[:, 0], minlength=moment.max() + 1) >= spec.n_support
+        lacking &= ~enough[moment]
+        if not lacking.any(): break
+    moments,age,row = np.concatenate(found).T
+    order = np.lexsort([shuffle_keys(history.time[row], history.asset[row]), age, moments])
+    begin = np.searchsorted(moments[order], np.arange(moment.max() + 2))
+    return (row - spec.horizon - age*spec.stride)[order], begin, np.bincount(moments[age == 0], minlength=moment.max() + 1)
+
+# %% ../nbs/10_tasks.ipynb #7bd31a46
+def market_tasks(
+    query:Windows, # Origins to ask, labelled or not
+    support:Windows|None=None, # Labelled windows that may be adapted on; by default `query`
+    n_query:int=1, # Assets asked in one task; every origin is asked once where this is 1
+)->Tasks: # In order of the first query's row; moments with too few known labels are left out
+    "One moment of one market: adapt on its newest known labels, answer for assets at that moment."
+    check_windows(query)
+    history,n = query.history,query.history.spec.n_support
+    market = pd.factorize(np.array(history.markets))[0][history.asset]
+    moment = market*len(history.time) + np.unique(history.time, return_inverse=True)[1]
+    moment = np.unique(moment, return_inverse=True)[1]
+    asked = query.origin[np.lexsort([shuffle_keys(history.time[query.origin], ~history.asset[query.origin]),
+                                     moment[query.origin]])]
+    which,first,count = np.unique(moment[asked], return_index=True, return_counts=True)
+    rows,begin,newest = _newest_labels(query if support is None else support, moment, which)
+    groups = np.maximum(count//n_query, 1)
+    group = np.concatenate([np.arange(0), *map(np.arange, groups)])
+    m,f,c = (np.repeat(part, groups)[:, None] for part in (which, first, count))
+    queries = asked[f + (group[:, None]*n_query + np.arange(n_query)) % c]
+    place = (group[:, None]*n*(newest[m] >= n) + np.arange(n)) % np.maximum(newest[m], n)
+    full = (np.diff(begin)[m] >= n)[:, 0]
+    chosen = rows[(begin[m] + place)[full]] if full.any() else np.empty((0, n), int)
+    order = np.argsort(queries[full][:, 0], kind='stable')
+    return Tasks(history, chosen[order], queries[full][order], 'market')
 
 # %% ../nbs/10_tasks.ipynb #89566b40
 def create_tasks(
