@@ -489,20 +489,22 @@ def forecast_tasks(
     complete = support[:, 0] >= history.start[history.asset[query.origin]] + spec.lookback - 1
     return Tasks(history, support[complete], query.origin[complete, None], 'forecast')
 
-# %% ../nbs/10_tasks.ipynb #0100e8e1
+# %% ../nbs/10_tasks.ipynb #737734fa
 def shuffle_keys(
     time:np.ndarray, # (n,) moments, datetime64
     asset:np.ndarray, # (n,) numbers of assets
+    draw:int=0, # Number of the shuffle
 )->np.ndarray: # (n,) whole numbers that look random; sorting by them shuffles
-    "Pseudo-random keys that depend on moment and asset alone (the mixer of SplitMix64; Steele, Lea & Flood, 2014)."
+    "Pseudo-random keys that depend on moment, asset and draw alone (the mixer of SplitMix64; Steele et al., 2014)."
     x = time.astype('datetime64[s]').astype('uint64')*np.uint64(1_000_003) + asset.astype('uint64')
+    x = x + np.uint64(draw)*np.uint64(0xD1B54A32D192ED03)
     x = x*np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30)))*np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27)))*np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
-# %% ../nbs/10_tasks.ipynb #e6c38581
-def _newest_labels(support, moment, asked): # Rows of known support windows, newest first in each moment, and where each moment begins
+# %% ../nbs/10_tasks.ipynb #a852e835
+def _newest_labels(support, moment, asked, draw): # Rows of known support windows, newest first in each moment, and where each moment begins
     history,spec = support.history,support.history.spec
     member,first = _member(support),history.start[history.asset]
     lacking,found = np.isin(moment, asked),[]
@@ -515,15 +517,16 @@ def _newest_labels(support, moment, asked): # Rows of known support windows, new
         lacking &= ~enough[moment]
         if not lacking.any(): break
     moments,age,row = np.concatenate(found).T
-    order = np.lexsort([shuffle_keys(history.time[row], history.asset[row]), age, moments])
+    order = np.lexsort([shuffle_keys(history.time[row], history.asset[row], draw), age, moments])
     begin = np.searchsorted(moments[order], np.arange(moment.max() + 2))
     return (row - spec.horizon - age*spec.stride)[order], begin, np.bincount(moments[age == 0], minlength=moment.max() + 1)
 
-# %% ../nbs/10_tasks.ipynb #7bd31a46
+# %% ../nbs/10_tasks.ipynb #1508ab5a
 def market_tasks(
     query:Windows, # Origins to ask, labelled or not
     support:Windows|None=None, # Labelled windows that may be adapted on; by default `query`
     n_query:int=1, # Assets asked in one task; every origin is asked once where this is 1
+    draw:int=0, # Another number, other labels where there are more than are needed
 )->Tasks: # In order of the first query's row; moments with too few known labels are left out
     "One moment of one market: adapt on its newest known labels, answer for assets at that moment."
     check_windows(query)
@@ -534,7 +537,7 @@ def market_tasks(
     asked = query.origin[np.lexsort([shuffle_keys(history.time[query.origin], ~history.asset[query.origin]),
                                      moment[query.origin]])]
     which,first,count = np.unique(moment[asked], return_index=True, return_counts=True)
-    rows,begin,newest = _newest_labels(query if support is None else support, moment, which)
+    rows,begin,newest = _newest_labels(query if support is None else support, moment, which, draw)
     groups = np.maximum(count//n_query, 1)
     group = np.concatenate([np.arange(0), *map(np.arange, groups)])
     m,f,c = (np.repeat(part, groups)[:, None] for part in (which, first, count))
