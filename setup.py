@@ -35,7 +35,7 @@ setup(
     package_data={cfg["lib_path"]: ["data/*", "data/**/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={"dev": shlex.split(cfg["dev_requirements"])},
+    extras_require={name: shlex.split(cfg[f"{name}_requirements"]) for name in ("dev", "tensorboard")},
     entry_points={
         "console_scripts": shlex.split(cfg["console_scripts"]),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],

@@ -489,7 +489,7 @@ def forecast_tasks(
     complete = support[:, 0] >= history.start[history.asset[query.origin]] + spec.lookback - 1
     return Tasks(history, support[complete], query.origin[complete, None], 'forecast')
 
-# %% ../nbs/10_tasks.ipynb #737734fa
+# %% ../nbs/10_tasks.ipynb #cc01ef8e
 def shuffle_keys(
     time:np.ndarray, # (n,) moments, datetime64
     asset:np.ndarray, # (n,) numbers of assets
@@ -497,7 +497,7 @@ def shuffle_keys(
 )->np.ndarray: # (n,) whole numbers that look random; sorting by them shuffles
     "Pseudo-random keys that depend on moment, asset and draw alone (the mixer of SplitMix64; Steele et al., 2014)."
     x = time.astype('datetime64[s]').astype('uint64')*np.uint64(1_000_003) + asset.astype('uint64')
-    x = x + np.uint64(draw)*np.uint64(0xD1B54A32D192ED03)
+    x = x + np.full(1, draw, np.uint64)*np.uint64(0xD1B54A32D192ED03)
     x = x*np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30)))*np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27)))*np.uint64(0x94D049BB133111EB)
