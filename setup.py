@@ -32,7 +32,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=[cfg["lib_path"]],
-    package_data={cfg["lib_path"]: ["data/*", "data/**/*"]},
+    package_data={cfg["lib_path"]: ["data/*", "data/**/*", "pretrained/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
     extras_require={name: shlex.split(cfg[f"{name}_requirements"]) for name in ("dev", "tensorboard")},

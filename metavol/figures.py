@@ -8,25 +8,25 @@ __all__ = ['COLORS', 'SHADES', 'model_color']
 # %% ../nbs/00_figures.ipynb #b7b3f5da
 import re
 
-# %% ../nbs/00_figures.ipynb #02e20c39
+# %% ../nbs/00_figures.ipynb #55011c4e
 COLORS = {
     'realized': '#000000', # What happened
     'true': '#8c8c8c', # What was true, where a simulation knows it
     'meta': '#e66100', # The meta-learner
     'classical': '#2171b5', # Models with a name and a formula
-    'network': '#1b9e55', # Networks without meta-learning
+    'network': '#1b9e55', # Networks of the usual kind, and MAML
 }
 SHADES = {
     'classical': {'historical': '#9ecae1', 'ewma': '#6baed6', 'garch': '#2171b5', 'har': '#08306b'},
-    'network': {'longer': '#86cfa4', 'network': '#1b9e55'},
+    'network': {'longer': '#86cfa4', 'maml': '#00441b', 'network': '#1b9e55'},
 }
 
-# %% ../nbs/00_figures.ipynb #402f75e9
+# %% ../nbs/00_figures.ipynb #ae260ae3
 def model_color(
     name:str, # Name of a model as it stands in a table, such as 'GARCH' or 'Meta-Vol'
 )->str: # Hexadecimal color of its role, in a shade of its own where it has one
     "The color that one model keeps in every figure."
     words = re.findall('[a-z]+', name.lower())
     if 'meta' in words: return COLORS['meta']
-    family = 'network' if 'network' in words else 'classical'
+    family = 'network' if {'network', 'maml'} & set(words) else 'classical'
     return next((shade for key,shade in SHADES[family].items() if key in words), COLORS[family])

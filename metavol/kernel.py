@@ -23,9 +23,10 @@ from threading import Thread
 import numpy as np
 import platformdirs
 
-# %% ../nbs/api/kernel.ipynb #978572f7
+# %% ../nbs/api/kernel.ipynb #6a6b2e43
 PRODUCT = r'''
 #include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__AVX512F__)
@@ -76,7 +77,7 @@ static void multiply(int n, int inner, int m, const REAL *a, int down, int along
     for (; j < m; j += LANES) strip(1, n, inner, a, down, along, b + j, m, f + j, step, c + j);
 }'''
 
-# %% ../nbs/api/kernel.ipynb #a42a538c
+# %% ../nbs/api/kernel.ipynb #5cd5af30
 MEMORY = r'''
 typedef struct { int layers, tasks, support, query, steps, first_order, chunk, in[MOST], out[MOST];
     double mae_weight; } Shape;
@@ -84,12 +85,12 @@ typedef struct { REAL *weight[MOST], *across[MOST], *bias[MOST]; } Weights; /* (
 typedef struct { REAL *hidden[MOST + 1], *error[MOST], *moved[MOST + 1], *turned[MOST], *by_weight[MOST],
     *by_bias[MOST], *bend; } Tape;
 
-static REAL *take(char **room, long n) { /* The next n numbers; with no room yet, only their size is counted. */
+static REAL *take(uintptr_t *room, long n) { /* The next n numbers; before there is room, a count of it */
     REAL *found = (REAL *)*room;
     *room += (n*sizeof(REAL) + 63)/64*64;
     return found;
 }
-static Weights take_weights(const Shape *s, char **room) {
+static Weights take_weights(const Shape *s, uintptr_t *room) {
     Weights w;
     for (int i = 0; i < s->layers; i++) {
         w.weight[i] = take(room, (long)s->out[i]*padded(s->in[i]));
@@ -98,16 +99,16 @@ static Weights take_weights(const Shape *s, char **room) {
     }
     return w;
 }
-static REAL *take_row(const Shape *s, long n, char **room) { /* n rows of the widest layer */
+static REAL *take_row(const Shape *s, long n, uintptr_t *room) { /* n rows of the widest layer */
     int widest = 0;
     for (int i = 0; i < s->layers; i++) widest = s->in[i] > widest ? s->in[i] : widest;
     for (int i = 0; i < s->layers; i++) widest = s->out[i] > widest ? s->out[i] : widest;
     return take(room, n*padded(widest));
 }'''
 
-# %% ../nbs/api/kernel.ipynb #6fdffbd6
+# %% ../nbs/api/kernel.ipynb #2534ca54
 TAPE = r'''
-static Tape take_tape(const Shape *s, long n, char **room) {
+static Tape take_tape(const Shape *s, long n, uintptr_t *room) {
     Tape t;
     for (int i = 0; i < s->layers; i++) {
         long in = n*padded(s->in[i]), out = n*padded(s->out[i]);
@@ -257,17 +258,17 @@ static void add_up(const Shape *s, Tape *t, REAL *slopes) {
     }
 }'''
 
-# %% ../nbs/api/kernel.ipynb #f5c4cc05
+# %% ../nbs/api/kernel.ipynb #99a188ea
 ADAPT = r'''
 typedef struct { Weights start, own; Tape support, query; REAL *zeros, *scaled; } Desk;
-static Desk take_desk(const Shape *s, char **room) {
+static Desk take_desk(const Shape *s, uintptr_t *room) {
     return (Desk){take_weights(s, room), take_weights(s, room), take_tape(s, s->support, room),
         take_tape(s, s->query, room), take_row(s, 1, room), take_row(s, s->support, room)};
 }
 int adapt_predict(const Shape *s, int worker, int workers, const REAL *params, const REAL *rates,
         const REAL *support_x, const REAL *support_y, const REAL *query_x, REAL *answer) {
-    char *size = NULL; take_desk(s, &size);
-    char *memory = calloc(1, (size_t)size + 64), *room = (char *)(((size_t)memory + 63)/64*64);
+    uintptr_t size = 64; take_desk(s, &size);
+    char *memory = calloc(1, size); uintptr_t room = ((uintptr_t)memory + 63)/64*64;
     if (!memory) return 1;
     Desk d = take_desk(s, &room); unpack(s, params, &d.start);
     for (long task = 0, n = s->support, q = s->query, in = s->in[0]; task < s->tasks; task++) {
@@ -282,10 +283,10 @@ int adapt_predict(const Shape *s, int worker, int workers, const REAL *params, c
     return 0;
 }'''
 
-# %% ../nbs/api/kernel.ipynb #1a05ebaa
+# %% ../nbs/api/kernel.ipynb #2a4c1d5b
 GRADIENT = r'''
 typedef struct { Weights *w, g, total; Tape *t, query; REAL *zeros, *scaled; } Bench;
-static Bench take_bench(const Shape *s, Weights *w, Tape *t, char **room) {
+static Bench take_bench(const Shape *s, Weights *w, Tape *t, uintptr_t *room) {
     for (int j = 0; j <= s->steps; j++) { w[j] = take_weights(s, room); t[j] = take_tape(s, s->support, room); }
     return (Bench){w, take_weights(s, room), take_weights(s, room), t, take_tape(s, s->query, room),
         take_row(s, 1, room), take_row(s, s->support, room)};
@@ -311,14 +312,14 @@ static double one_task(const Shape *s, Bench *b, const REAL *rates, const REAL *
     return loss;
 }'''
 
-# %% ../nbs/api/kernel.ipynb #e343ae01
+# %% ../nbs/api/kernel.ipynb #1fe8f840
 ENTRY = r'''
 int meta_gradient(const Shape *s, int worker, int workers, const REAL *params, const REAL *rates,
         const REAL *support_x, const REAL *support_y, const REAL *query_x, const REAL *query_y,
         double *loss, REAL *gradient, REAL *slopes) {
     Weights w[s->steps + 1]; Tape t[s->steps + 1];
-    char *size = NULL; take_bench(s, w, t, &size);
-    char *memory = calloc(1, (size_t)size + 64), *room = (char *)(((size_t)memory + 63)/64*64);
+    uintptr_t size = 64; take_bench(s, w, t, &size);
+    char *memory = calloc(1, size); uintptr_t room = ((uintptr_t)memory + 63)/64*64;
     if (!memory) return 1;
     Bench b = take_bench(s, w, t, &room); unpack(s, params, w);
     long n = s->support, q = s->query, in = s->in[0], count = 0, every = 2*s->layers;

@@ -35,8 +35,9 @@ def constant_rates(
     "Inner step sizes, all equal."
     return {name: torch.full((1,), inner_lr, dtype=p.dtype) for name,p in net.named_parameters()}
 
-# %% ../nbs/12_maml.ipynb #92b7744b
-def _rate(rates, name, step): return rates[name][min(step, len(rates[name]) - 1)]
+# %% ../nbs/12_maml.ipynb #c09a8632
+def _by_step(rates, inner_steps): # The rates of each step, by name
+    return [{name: rate[min(step, len(rate) - 1)] for name,rate in rates.items()} for step in range(inner_steps)]
 
 def adapt(
     net:nn.Module, # Maps inputs to a ratio; never modified
@@ -48,11 +49,10 @@ def adapt(
     first_order:bool=False, # Treat the inner gradient as a constant (first-order MAML)?
 )->dict[str, Tensor]: # Adapted parameters θ′, differentiable in `params` and in `rates`
     "Fit one task: a few gradient steps on its support (Finn et al., 2017)."
-    for step in range(inner_steps):
+    for rate in _by_step(rates, inner_steps):
         loss = volatility_loss(functional_call(net, params, (support_x,)), support_y)
         grads = torch.autograd.grad(loss, tuple(params.values()), create_graph=not first_order)
-        params = {name: p - _rate(rates, name, step)*g if name in rates else p
-                  for (name,p),g in zip(params.items(), grads)}
+        params = {name: p - rate[name]*g if name in rate else p for (name,p),g in zip(params.items(), grads)}
     return params
 
 # %% ../nbs/12_maml.ipynb #e600249c
@@ -109,20 +109,29 @@ def _support_pass(params, x, y): # Parameters and supports -> a _Pass
     slope = _slope(z, y)
     return _Pass(weights, hidden, _backward(weights, hidden, _through_softplus(slope/x.shape[1], z, 1, 20)), z, slope)
 
-# %% ../nbs/12_maml.ipynb #6f07ba31
+# %% ../nbs/12_maml.ipynb #152cb0ce
 def _step_down(weight, rate, error, h, in_place): # weight - rate * its gradient for each task, in one pass if it can
+    if isinstance(rate, float):
+        if in_place: return weight.baddbmm_(error.mT, h, alpha=-rate)
+        return torch.baddbmm(weight.expand(len(h), *weight.shape[-2:]), error.mT, h, alpha=-rate)
     if rate.ndim: return weight - rate*torch.bmm(error.mT, h)
-    if in_place: return weight.baddbmm_((error*-rate).mT, h)
     return torch.baddbmm(weight.expand(len(h), *weight.shape[-2:]), (error*-rate).mT, h)
 
-def _update(params, errors, hidden, rates, step, in_place=False): # Parameters one inner step on
+def _update(params, errors, hidden, rate, in_place=False): # Parameters one inner step on
     adapted,names = dict(params),list(params)
     for weight,bias,error,h in zip(names[::2], names[1::2], errors, hidden):
-        if weight in rates: adapted[weight] = _step_down(params[weight], _rate(rates, weight, step), error, h, in_place)
-        if bias in rates: adapted[bias] = params[bias] - _rate(rates, bias, step)*error.sum(1)
+        if weight in rate: adapted[weight] = _step_down(params[weight], rate[weight], error, h, in_place)
+        if bias in rate: adapted[bias] = params[bias] - rate[bias]*error.sum(1)
     return adapted
 
-# %% ../nbs/12_maml.ipynb #f92887f3
+def _descend(params, x, y, steps, first_order=False): # Parameters after the steps, each a dictionary of rates
+    for number,rate in enumerate(steps):
+        _,hidden,errors,*_ = _support_pass(params, x, y)
+        if first_order: hidden,errors = [h.detach() for h in hidden],[error.detach() for error in errors]
+        params = _update(params, errors, hidden, rate, in_place=number > 0 and not torch.is_grad_enabled())
+    return params
+
+# %% ../nbs/12_maml.ipynb #03ca0de4
 def adapt_tasks(
     params:dict[str, Tensor], # Starting point θ of a `VolatilityNet`, shared by all tasks
     support_x:Tensor, # (n_tasks, n_support, n_inputs)
@@ -132,20 +141,19 @@ def adapt_tasks(
     first_order:bool=False, # Treat the inner gradient as a constant?
 )->dict[str, Tensor]: # Adapted parameters with a leading axis of tasks
     "Fit many tasks in one call: `adapt`, its gradient written by hand."
-    adapted = params = _checked(params, rates, support_x, support_y)
-    for step in range(inner_steps):
-        _,hidden,errors,*_ = _support_pass(adapted, support_x, support_y)
-        if first_order: hidden,errors = [h.detach() for h in hidden],[error.detach() for error in errors]
-        adapted = _update(adapted, errors, hidden, rates, step, in_place=step > 0 and not torch.is_grad_enabled())
+    params = _checked(params, rates, support_x, support_y)
+    adapted = _descend(params, support_x, support_y, _by_step(rates, inner_steps), first_order)
     return {name: p.expand(len(support_x), *params[name].shape) for name,p in adapted.items()}
 
-# %% ../nbs/12_maml.ipynb #e1ecf064
+# %% ../nbs/12_maml.ipynb #8ce502c9
 def predict_tasks(
     params:dict[str, Tensor], # Parameters with a leading axis of tasks, from `adapt_tasks`, or shared
     query_x:Tensor, # (n_tasks, n_query, n_inputs)
 )->Tensor: # (n_tasks, n_query) forecasts in units of scale
     "Each task answers its own queries with its own weights."
-    return F.softplus(_forward(_in_order(params), query_x)[-1])
+    return _answer(_in_order(params), query_x)
+
+def _answer(params, query_x): return F.softplus(_forward(params, query_x)[-1])
 
 # %% ../nbs/12_maml.ipynb #2d321c1c
 Batch = tuple[Tensor, Tensor, Tensor, Tensor] # support_x, support_y, query_x, query_y
@@ -173,10 +181,12 @@ def one_thread()->Iterator[None]:
     try: yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/12_maml.ipynb #501ab055
-def _share(job, pieces): # Results of a job for each piece, in order, a piece on each thread
+# %% ../nbs/12_maml.ipynb #96081897
+def _share(job, pieces): # What a job gives for each piece, in order and without a graph; a piece on each thread
     threads = min(torch.get_num_threads(), len(pieces))
-    with one_thread(), ThreadPoolExecutor(threads) as pool: return list(pool.map(job, pieces))
+    with one_thread():
+        if threads == 1: return [job(piece) for piece in pieces]
+        with ThreadPoolExecutor(threads) as pool: return list(pool.map(torch.no_grad()(job), pieces))
 
 # %% ../nbs/12_maml.ipynb #73d32bac
 def _in_order(params): # The same dictionary: weight and bias of the first layer, of the second, and so on
@@ -236,36 +246,36 @@ def _turn(passed, moved, top, g_weights, g_biases, rates): # g += Hv, in place
         g_biases[i].add_(turned.sum(1))
         if i: turned = _through_relu(below, h, 0)
 
-# %% ../nbs/12_maml.ipynb #e9f852fe
-def _gradient_by_hand(params, batch, table, first_order): # Rates (inner_steps, 2 n_layers) -> loss and gradients
+# %% ../nbs/12_maml.ipynb #b0a0a245
+def _gradient_by_hand(params, batch, steps, first_order): # Rates of each tensor, step by step -> loss and gradients
     support_x,support_y,query_x,query_y = batch
-    rates,adapted,tape = dict(zip(params, table.T)),params,[]
-    for step in range(len(table)):
+    adapted,tape,by_rate = params,[],[]
+    for row in steps:
         tape.append(_support_pass(adapted, support_x, support_y))
-        adapted = _update(adapted, tape[-1].errors, tape[-1].hidden, rates, step)
+        adapted = _update(adapted, tape[-1].errors, tape[-1].hidden, dict(zip(params, row)))
     weights,hidden,z = _forward(adapted, query_x)
     errors = _backward(weights, hidden, _through_softplus(_slope(z, query_y)/query_y.numel(), z, 1, 20))
     g_weights = [torch.bmm(error.mT, h) for error,h in zip(errors, hidden)]
     g_biases = [error.sum(1) for error in errors]
-    by_rate = torch.zeros_like(table)
-    for step in reversed(range(len(table))):
-        moved,top,by_rate[step] = _move(tape[step], g_weights, g_biases, table[step])
-        if not first_order: _turn(tape[step], moved, top, g_weights, g_biases, table[step])
-    gradient = [g.sum(0).flatten() for pair in zip(g_weights, g_biases) for g in pair]
-    return volatility_loss(F.softplus(z), query_y), torch.cat(gradient), by_rate
+    for passed,row in zip(reversed(tape), reversed(steps)):
+        moved,top,found = _move(passed, g_weights, g_biases, row)
+        by_rate.insert(0, found)
+        if not first_order: _turn(passed, moved, top, g_weights, g_biases, row)
+    gradient = torch.cat([g.sum(0).flatten() for pair in zip(g_weights, g_biases) for g in pair])
+    by_rate = torch.stack(by_rate) if steps else gradient.new_zeros(0, len(params))
+    return volatility_loss(F.softplus(z), query_y), gradient, by_rate
 
-# %% ../nbs/12_maml.ipynb #34d2d7c5
+# %% ../nbs/12_maml.ipynb #6f978bb2
 def _chunks(n_tasks, device, size=32): # Slices of tasks that are worked on together
     if device.type != 'cpu': size = n_tasks
     return [slice(first, first + size) for first in range(0, n_tasks, size)]
 
-def _gradient_in_chunks(params, batch, table, first_order): # The same, a chunk at a time
-    n_tasks,total = len(batch[0]),None
-    for chunk in _chunks(n_tasks, batch[0].device):
+def _gradient_in_chunks(params, batch, table, first_order): # The same, a chunk at a time, added in order
+    n_tasks,steps = len(batch[0]),table.tolist()
+    def job(chunk):
         piece = [part[chunk] for part in batch]
-        found = [len(piece[0])/n_tasks*value for value in _gradient_by_hand(params, piece, table, first_order)]
-        total = found if total is None else [a + b for a,b in zip(total, found)]
-    return total
+        return [len(piece[0])/n_tasks*value for value in _gradient_by_hand(params, piece, steps, first_order)]
+    return [sum(parts[1:], parts[0]) for parts in zip(*_share(job, _chunks(n_tasks, batch[0].device)))]
 
 # %% ../nbs/12_maml.ipynb #9bed3a6d
 def _arrays(params, table, *tensors): # What the kernel takes, or None where it does not
@@ -318,7 +328,7 @@ def meta_gradient(
     return loss, gradient, {name: torch.zeros_like(rate).index_add(0, _rate_rows(rate, inner_steps), columns[name])
                             for name,rate in rates.items()}
 
-# %% ../nbs/12_maml.ipynb #7f05c0fa
+# %% ../nbs/12_maml.ipynb #fbf6d77e
 @torch.no_grad()
 def adapt_and_predict(
     params:dict[str, Tensor], # Starting point θ of a `VolatilityNet`
@@ -331,14 +341,14 @@ def adapt_and_predict(
 )->Tensor: # (n_tasks, n_query) forecasts in units of scale
     "`predict_tasks` after `adapt_tasks`, a chunk of tasks on each thread."
     params = _checked(params, rates, support_x, support_y, query_x)
-    table = _rate_table(params, rates, inner_steps) if compiled else None
-    arrays = None if table is None else _arrays(params, table, support_x, support_y, query_x)
+    table = _rate_table(params, rates, inner_steps)
+    arrays = None if table is None or not compiled else _arrays(params, table, support_x, support_y, query_x)
     answers = arrays and kernel_answers(*arrays, MAE_WEIGHT, torch.get_num_threads())
     if answers is not None: return torch.from_numpy(answers)
-    def answer(chunk):
-        adapted = adapt_tasks(params, support_x[chunk], support_y[chunk], rates, inner_steps)
-        return predict_tasks(adapted, query_x[chunk])
-    return torch.cat(_share(torch.no_grad()(answer), _chunks(len(support_x), support_x.device, 64)))
+    steps = _by_step(rates if table is None else {name: column.tolist() for name,column in zip(params, table.T)
+                                                  if name in rates}, inner_steps)
+    def answer(chunk): return _answer(_descend(params, support_x[chunk], support_y[chunk], steps), query_x[chunk])
+    return torch.cat(_share(answer, _chunks(len(support_x), support_x.device, 250)))
 
 # %% ../nbs/12_maml.ipynb #20f1813b
 def multi_step_gradient(

@@ -21,7 +21,7 @@ from metavol.sizing import SizingSpec, target_weights
 from metavol.study import StudySpec, run_study
 from metavol.tasks import (TaskSpec, asset_tasks, create_tasks, cross_market_tasks, forecast_tasks, labelled, make_windows, regime_tasks,
                            stack_tasks, window_tasks)
-from metavol.training import PooledSpec, TrainingSpec, load_model, meta_train, save_model, train_network
+from metavol.training import PooledSpec, TrainingSpec, load_model, save_model, split_validation, train, train_network
 from metavol.volatility import forward_volatility, garman_klass, log_returns, parkinson, realized_volatility, rogers_satchell, yang_zhang
 from metavol.walk_forward import Entrant, walk_forward
 
@@ -49,7 +49,8 @@ def good():
     index = features.index[60:160]
     forecasts = pd.DataFrame({"realized": 0.04, "current": 0.03, "a": 0.05, "b": 0.04}, index)
     start = train_network(labelled(windows), labelled(windows), PooledSpec(updates=1), progress=False)
-    return SimpleNamespace(bars=bars, features=features, windows=windows, tasks=asset_tasks(windows, step=1), forecasts=forecasts, start=start)
+    tasks, watch = (asset_tasks(part, step=1) for part in split_validation(windows))
+    return SimpleNamespace(bars=bars, features=features, windows=windows, tasks=tasks, watch=watch, forecasts=forecasts, start=start)
 
 
 STUDY = StudySpec(("GOOG",), ("FB",), "2012-12-01")
@@ -152,12 +153,12 @@ WINDOW_ENTRIES = {
     "asset_tasks": asset_tasks, "regime_tasks": regime_tasks, "window_tasks": lambda x: window_tasks(x, np.random.default_rng(0)),
     "cross_market_tasks": lambda x: cross_market_tasks(x, np.random.default_rng(0)), "forecast_tasks": forecast_tasks, "stack_tasks": stack_tasks,
     "walk_forward": lambda x: walk_forward([Entrant("EWMA", Ewma(), "few_shot")], x, progress=False), "train_network": lambda x: train_network(x, x, progress=False),
-    "meta_train": lambda x: meta_train(good().start, [x], x, progress=False), **{f"{type(m).__name__}.{verb}": getattr(m, verb) for verb, models in
+    "train": lambda x: train(good().start, [x], x, progress=False), **{f"{type(m).__name__}.{verb}": getattr(m, verb) for verb, models in
     dict(adapt=[Garch(), Har(), Network()], predict=[Historical(), Ewma()]).items() for m in models}}
 PATH_ENTRIES = {"read_bars": read_bars, "write_bars": lambda x: write_bars(good().bars, x), "MAMLVolatility.load": MAMLVolatility.load, "load_model": load_model}
 NAME_ENTRIES = {"load_sample": load_sample, "load_stock_data": lambda x: load_stock_data(x, "2020-01-01", "2021-01-01"), "load_bybit_data": load_bybit_data}
 SPEC_ENTRIES = {
-    "make_windows": lambda x: make_windows(good().features, x), "run_study": lambda x: run_study(good().bars, good().bars, x), "meta_train": lambda x: meta_train(good().start, [good().tasks], good().tasks, x),
+    "make_windows": lambda x: make_windows(good().features, x), "run_study": lambda x: run_study(good().bars, good().bars, x), "train": lambda x: train(good().start, [good().tasks], good().watch, x),
     "train_network": lambda x: train_network(labelled(good().windows), labelled(good().windows), x), "target_weights": lambda x: target_weights(good().forecasts["a"], 5, x),
     "run_backtest sizing": lambda x: run_backtest(good().bars, good().forecasts["a"], sizing=x), "run_backtest costs": lambda x: run_backtest(good().bars, good().forecasts["a"], costs=x)}
 PLAIN_ENTRIES = {"adjust_bars": adjust_bars, "as_panel": as_panel, "by_asset": lambda x: list(by_asset(x))} # Take tables that were checked before
@@ -189,7 +190,7 @@ NOT_ENOUGH = {
     "run_study split": (lambda g: run_study(g.bars, g.bars, replace(STUDY, split="2030-01-01"), False), "later history"), "run_study symbol": (lambda g: run_study(g.bars, g.bars, replace(STUDY, test=("XX",)), False), "XX"),
     "Network.adapt one": (lambda g: Network().adapt(g.windows[:1]), "longer history"), "Network.adapt none": (lambda g: Network().adapt(g.windows[:0]), ""),
     "train_network none": (lambda g: train_network(g.windows[:0], g.windows[:0]), ""), "train_network unlabelled": (lambda g: train_network(g.windows, g.windows, PooledSpec(updates=2), progress=False), "label"),
-    "meta_train": (lambda g: meta_train(g.start, [g.tasks[:0]], g.tasks[:0]), "0 tasks"), "Garch few": (lambda g: Garch().adapt(make_windows(g.features, TaskSpec(lookback=20))[:1]), "FB from 2012-06-18"),
+    "train": (lambda g: train(g.start, [g.tasks[:0]], g.tasks[:0]), "0 tasks"), "train on what is watched": (lambda g: train(g.start, [g.tasks], g.tasks), "watch later dates"), "Garch few": (lambda g: Garch().adapt(make_windows(g.features, TaskSpec(lookback=20))[:1]), "FB from 2012-06-18"),
     "Garch.adapt none": (lambda g: Garch().adapt(g.windows[:0]), "support is empty"), "Har.adapt none": (lambda g: Har().adapt(g.windows[:0]), "support is empty"), "Garch.predict": (lambda g: Garch().predict(g.windows), "adapt(support)"),
     "cross_market_tasks": (lambda g: cross_market_tasks(g.windows, np.random.default_rng(0)), "of market 'us_equity'"), "diebold_mariano": (lambda g: diebold_mariano(first(g.forecasts, 15), "a", "b"), "too few"),
     "run_backtest": (lambda g: run_backtest(first(g.bars, 30), g.forecasts["a"]), "FB at 2012-09-"), "by_asset": (lambda g: list(by_asset(g.bars[:0])), ""),
@@ -213,8 +214,8 @@ SETTINGS = {
     "TaskSpec leaks": lambda g: TaskSpec(horizon=6), "create_tasks": lambda g: create_tasks(g.features, 60, 0),
     **{f"SizingSpec({value!r})": lambda g, value=value: SizingSpec(target_risk=value) for value in (0, -1, np.nan, None, "high")},
     **{f"CostSpec({value!r})": lambda g, value=value: CostSpec(commission_bps=value) for value in (-1, np.nan, None, "high")},
-    **{f"TrainingSpec({name}={value!r})": lambda g, name=name, value=value: meta_train(g.start, [g.tasks], g.tasks, TrainingSpec(**{**dict(updates=1, batch=2), name: value}), progress=False)
-       for name in ("updates", "batch", "validate_every", "inner_steps", "outer_lr") for value in (-1, None)},
+    **{f"TrainingSpec({name}={value!r})": lambda g, name=name, value=value: train(g.start, [g.tasks], g.watch, TrainingSpec(**{**dict(updates=1, batch=2), name: value}), progress=False)
+       for name in ("updates", "batch", "validate_every", "inner_steps", "outer_lr", "warm_up", "patience", "checkpoint_every") for value in (-1, None)},
     **{f"PooledSpec({name}={value!r})": lambda g, name=name, value=value: train_network(labelled(g.windows), labelled(g.windows), PooledSpec(**{**dict(updates=1, batch=2), name: value}), progress=False)
        for name in ("updates", "batch", "validate_every", "learning_rate") for value in (-1, None)},
     **{f"StudySpec({name}={value!r})": lambda g, name=name, value=value: replace(STUDY, **{name: value})
@@ -226,9 +227,10 @@ SETTINGS = {
     "Entrant": lambda g: Entrant("GARCH", Garch(), "few_shot", "by_asset"), "target_weights horizon": lambda g: target_weights(g.forecasts["a"], 0),
     "run_backtest capital": lambda g: run_backtest(g.bars, g.forecasts["a"], capital=0), "run_backtest calendar": lambda g: run_backtest(g.bars, g.forecasts["a"], bars_per_year=8760),
     "diebold_mariano": lambda g: diebold_mariano(g.forecasts, "a", "c"), "diebold_mariano loss": lambda g: diebold_mariano(g.forecasts, "a", "b", "rmse"),
-    "checkpoint in no folder": lambda g: meta_train(g.start, [g.tasks], g.tasks, TrainingSpec(updates=1, batch=2), "no/such/run", progress=False),
-    "checkpoint is a folder": lambda g: meta_train(g.start, [g.tasks], g.tasks, TrainingSpec(updates=1, batch=2), ".", progress=False),
-    "save in no folder": lambda g: save_model(meta_train(g.start, [g.tasks], g.tasks, TrainingSpec(updates=1, batch=2), progress=False), "no/such/model"),
+    "warm_up": lambda g: TrainingSpec(warm_up=1.), "no device": lambda g: train(g.start, [g.tasks], g.watch, device="gpu"), "train shares": lambda g: train(g.start, [g.tasks], g.watch, shares=(1, 2)),
+    "checkpoint in no folder": lambda g: train(g.start, [g.tasks], g.watch, TrainingSpec(updates=1, batch=2), "no/such/run", progress=False),
+    "checkpoint is a folder": lambda g: train(g.start, [g.tasks], g.watch, TrainingSpec(updates=1, batch=2), ".", progress=False),
+    "save in no folder": lambda g: save_model(train(g.start, [g.tasks], g.watch, TrainingSpec(updates=1, batch=2), progress=False), "no/such/model"),
     "save untrained": lambda g: MAMLVolatility().save("model"), "meta_train_step on nothing": lambda g: MAMLVolatility().meta_train_step([]), "meta_train_step on triples": lambda g: MAMLVolatility().meta_train_step([create_tasks(g.features)[0][:3]])}
 
 

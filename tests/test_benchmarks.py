@@ -23,3 +23,10 @@ def test_the_windows_are_cut_from_real_bars_too(market_data):
                           env={**os.environ, "METAVOL_DATA": str(market_data)}, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert "real: us_equities_daily.parquet, 3 assets, 600 bars" in done.stdout and "times slower" in done.stdout
+
+
+def test_the_learner_prints_its_ratios():
+    done = subprocess.run([sys.executable, BENCHMARKS/"learner.py", "--tasks", "2", "--assets", "3", "--repeats", "1", "--skip", "compile", "jax"],
+                          capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "times the floor" in done.stdout and "metavol, eager" in done.stdout and "adapt and predict, 3 assets" in done.stdout
