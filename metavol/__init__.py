@@ -11,7 +11,7 @@ from importlib import import_module
 # %% ../nbs/api/package.ipynb #5d53599d
 __version__ = "0.1.0"
 
-# %% ../nbs/api/package.ipynb #e337091f
+# %% ../nbs/api/package.ipynb #b5d04fb7
 CHAPTERS = { # Public names, by the chapter that explains them
     'figures': ['COLORS', 'model_color'],
     'bars': ['BAR_COLUMNS', 'BarsError', 'HistoryError', 'MetavolError', 'adjust_bars', 'as_panel', 'by_asset',
@@ -28,15 +28,18 @@ CHAPTERS = { # Public names, by the chapter that explains them
     'store': ['RevisedError', 'Series', 'Store', 'StoreError'],
     'download': ['download_crypto', 'download_stocks', 'repair', 'sp500_symbols', 'top_pairs'],
     'tasks': ['DAILY', 'HOURLY', 'TaskSpec', 'asked_between', 'asset_tasks', 'create_tasks', 'cross_market_tasks',
-              'forecast_tasks', 'known_at', 'labelled', 'make_windows', 'regime_tasks', 'stack_tasks', 'thin', 'window_tasks'],
-    'network': ['VolatilityNet', 'volatility_loss'],
-    'maml': ['MAMLVolatility', 'adapt', 'adapt_tasks', 'meta_loss'],
-    'training': ['MetaVol', 'PooledSpec', 'TrainingSpec', 'load_model', 'meta_train', 'predict_all', 'save_model',
-                 'train_network'],
+              'forecast_tasks', 'known_at', 'labelled', 'make_windows', 'market_tasks', 'regime_tasks', 'stack_tasks', 'thin', 'window_tasks'],
+    'network': ['VolatilityNet', 'best_device', 'volatility_loss'],
+    'maml': ['MAMLVolatility', 'adapt', 'adapt_and_predict', 'adapt_tasks', 'meta_gradient', 'meta_loss'],
+    'training': ['MetaVol', 'PooledSpec', 'TrainingSpec', 'load_model', 'plot_history', 'predict_all', 'save_model',
+                 'split_validation', 'train', 'train_network'],
+    'context': ['ContextSpec', 'ContextVol', 'load_context_model', 'save_context_model', 'train_context'],
+    'pretrained': ['forecast', 'load_pretrained', 'model_card'],
     'classical': ['Ewma', 'Garch', 'Har', 'Historical'],
     'neural': ['Network'],
     'scoring': ['diebold_mariano', 'noise_floor', 'qlike', 'score'],
     'walk_forward': ['Entrant'],
+    'adaptation': ['adaptation_gate', 'adaptation_ledger', 'effective_labels'],
     'sizing': ['SizingSpec', 'target_weights'],
     'backtest': ['Backtest', 'CostSpec', 'run_backtest'],
     'study': ['SAMPLE_STUDIES', 'Study', 'StudySpec', 'find_leaks', 'run_study', 'save_study'],

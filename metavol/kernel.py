@@ -394,7 +394,7 @@ def load_kernel(
         with suppress(OSError): _keep(path, _sealed(content))
         return ctypes.CDLL(str(Path(folder)/'kernel.so'))
 
-# %% ../nbs/api/kernel.ipynb #36c3d98b
+# %% ../nbs/api/kernel.ipynb #f8c32683
 class _Shape(ctypes.Structure):
     "`Shape` of the source."
     _fields_ = [*((name, ctypes.c_int) for name in 'layers tasks support query steps first_order chunk'.split()),
@@ -406,7 +406,7 @@ def _fits(layers, n_tasks, n_support, n_query, steps): # Is a problem one that t
     chained = layers[-1][1] == 1 and all(above[0] == below[1] for below,above in zip(layers, layers[1:]))
     widths,rows = [width for layer in layers for width in layer],(n_support, n_query)
     return (chained and len(layers) <= 16 and 1 <= min(widths) and max(widths) <= 4096
-            and 1 <= min(rows) and max(rows) <= 4096 and 1 <= n_tasks <= 10**7 and steps <= 100)
+            and 1 <= min(rows) and max(rows) <= 4096 and 1 <= n_tasks <= 10**7 and steps <= 1000)
 
 def _array(values, name, dtype, *shape): # An array that C may read
     array = np.require(values, dtype, ['C', 'A'])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INFORMATION_SETS', 'FITTED', 'Entrant', 'answer_tasks', 'answer_by_asset', 'walk_forward']
 
-# %% ../nbs/23_walk_forward.ipynb #0b410270
+# %% ../nbs/23_walk_forward.ipynb #f1dc2269
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from .bars import HistoryError, MetavolError, check_number
 from .classical import last_returns
 from .tasks import Tasks, Windows, forecast_tasks, known_at, labelled
-from .training import MetaVol, predict_all
 
 # %% ../nbs/23_walk_forward.ipynb #7b56e59d
 INFORMATION_SETS = ('few_shot', 'full_history')
@@ -41,14 +40,14 @@ class Entrant:
             raise MetavolError(f"{self.name}: fitting by_asset uses all history of the asset, which few_shot forbids; "
                                "use fitted='each_task'.")
 
-# %% ../nbs/23_walk_forward.ipynb #7ccdadc5
+# %% ../nbs/23_walk_forward.ipynb #57a5a150
 def answer_tasks(
     model:Any, # Answers `adapt` and `predict`
     tasks:Tasks, # One query each
     n_jobs:int=1, # Processes
 )->tuple[np.ndarray, int]: # (n_tasks,) decimal volatility over the horizon, and how many fits fell back
     "Adapt to the support of each task and answer its query."
-    if isinstance(model, MetaVol): return predict_all(model, tasks)[:, 0], 0
+    if hasattr(model, 'answer'): return model.answer(Windows(tasks.history, tasks.query[:, 0])), 0
     pieces = np.array_split(np.arange(len(tasks)), max(1, len(tasks)//50))
     answers = Parallel(n_jobs)(delayed(_answer_piece)(model, tasks[piece]) for piece in pieces)
     return np.concatenate([sigma for sigma,_ in answers]), sum(failed for _,failed in answers)

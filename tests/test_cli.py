@@ -12,11 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import metavol.data
 import metavol.study
 from metavol.cli import main
-from metavol.data import load_sample
+from metavol.data import UnreachableError, load_sample
 from metavol.files import read_bars, write_bars
+from metavol.pretrained import forecast, load_pretrained
 from metavol.store import Store
+from metavol.context import ContextSpec, save_context_model
 from metavol.training import PooledSpec, TrainingSpec
 from services import candles, envelope
 
@@ -83,6 +86,7 @@ def test_bad_files_are_one_line(shell, quick, files, tmp_path, name):
     if name != "still.csv": refused(shell("backtest", "--bars", files/name, "--forecasts", files/"forecasts.csv", "--horizon", 5)) # A price that stands still earns nothing, which is no error
     refused(shell("backtest", "--bars", files/"good.csv", "--forecasts", files/name, "--horizon", 5))
     refused(shell("leakcheck", "--bars", files/name))
+    refused(shell("forecast", files/name), dict(SPOILED, **{"short.csv": "50 bars", "still.csv": "stale"})[name])
 
 
 WORDS = {
@@ -103,7 +107,7 @@ def test_version(shell): assert shell("--version")[1].startswith("metavol 0.")
 
 def test_help_shows_an_example(shell):
     assert "study" in shell("--help")[1]
-    for command in ("study", "backtest", "leakcheck"):
+    for command in ("study", "backtest", "leakcheck", "forecast"):
         code, out, _ = shell(command, "--help")
         assert code == 0 and f"Example: metavol {command}" in out
 
@@ -242,3 +246,66 @@ def test_bad_words_about_the_store(shell, tmp_path, monkeypatch, words, says):
     code, out, err = shell(*words)
     assert code == 2 and err.startswith("error:") and says in err and err.count("\n") == 1 and not out
     assert not (tmp_path/"nothing").exists()
+
+
+# Forecasts
+
+def test_forecast_of_a_file(shell, files, tmp_path):
+    code, printed, err = shell("forecast", files/"good.csv", "--out", "results")
+    assert code == 0 and not err and "90% of outcomes" in printed and "252 bars a year" in printed and "The newest bar is of 2013-03-01" in printed
+    table, there = pd.read_csv(tmp_path/"results"/"forecast.csv", index_col="symbol"), forecast(read_bars(files/"good.csv"))
+    columns = ["volatility", "annualized", "low", "high"]
+    np.testing.assert_allclose(table[columns], there[columns], rtol=1e-7)
+    assert [file.name for file in (tmp_path/"results").iterdir()] == ["forecast.csv"] and all(f"{value:.2%}" in printed for value in table.volatility)
+
+
+def test_forecast_leaves_out_and_says_so(shell, files, tmp_path):
+    bars = read_bars(files/"good.csv")
+    write_bars(pd.concat([bars.drop("IBM", level=0), bars.loc[["IBM"]].tail(60)]), tmp_path/"some.csv")
+    code, printed, err = shell("forecast", "some.csv")
+    assert code == 1 and not err and "left out: IBM: 60 bars from 2012-12-04; a forecast needs 85" in printed and "MSFT" in printed
+    many = pd.concat({f"stock {i:02}": bars.loc["MSFT"].tail(90) for i in range(25)}, names=["symbol", "time"])
+    write_bars(many, tmp_path/"many.csv")
+    code, printed, _ = shell("forecast", "many.csv")
+    assert code == 0 and "20 of 25 assets shown" in printed and "stock 19" in printed and "stock 20" not in printed and " no " in printed
+
+
+def test_forecast_with_a_model_file(shell, files, tmp_path):
+    model = load_pretrained("daily")
+    save_context_model(replace(model, about={}), tmp_path/"own.safetensors")
+    code, printed, _ = shell("forecast", files/"good.csv", "--model", "own.safetensors")
+    assert code == 0 and "own model" in printed and "carries no interval" in printed and "nan" not in printed
+
+
+def test_forecast_of_symbols_from_the_store_or_else_the_service(held, service):
+    code, printed, err = held("forecast", "btcusdt", "ETHUSDT")
+    assert code == 0 and not err and "BTCUSDT" in printed and "8760 bars a year" in printed and "2019-09-30 22:00" in printed
+    asked = len(service.asked)
+    service.rows["XRPUSDT"] = candles(600, coin="XRP")
+    code, printed, _ = held("forecast", "XRPUSDT", "BTCUSDT", "--base-url", service.url)
+    assert code == 0 and "XRPUSDT" in printed and len(service.asked) > asked and set(Store().manifest.symbol) == {"BTCUSDT", "ETHUSDT"}
+    refused(held("forecast", "NOSUCHUSDT", "--base-url", service.url), "NOSUCHUSDT")
+
+
+def test_forecast_of_stocks_from_yahoo(shell, tmp_path, monkeypatch):
+    monkeypatch.setenv("METAVOL_STORE", str(tmp_path/"store"))
+    def load(names, *span):
+        bars = load_sample("stocks").loc[["AAPL"]]
+        bars.attrs = {"missing": {"NOSUCH": "Yahoo NOSUCH: no such ticker"}}
+        return bars
+    monkeypatch.setattr(metavol.data, "load_stock_data", load)
+    code, printed, err = shell("forecast", "AAPL", "NOSUCH")
+    assert code == 1 and not err and "left out: Yahoo NOSUCH: no such ticker" in printed and "AAPL" in printed
+
+
+@pytest.mark.parametrize("words,says", [
+    ([], "at least one symbol such as AAPL"), (["AAPL", "BTCUSDT"], "one after the other"), (["good.csv", "AAPL"], "one file, or symbols only"), (["absent.csv"], "no such file"), (["absent folder/AAPL"], "no such file"),
+    (["good.csv", "--model", "weekly"], "daily, hourly"), (["good.csv", "--model", "hourly"], "bars of 1 day"), (["good.csv", "--model", "bars.xlsx"], "no readable model file"), (["good.csv", "--out", "good.csv/results"], "cannot write"),
+    (["AAPL"], "check the connection"), (["BTCUSDT", "--base-url", "http://127.0.0.1:9"], "cannot be reached"), (["AAPL", "--store", "good.csv"], "is a file")])
+def test_bad_forecasts_are_one_line(shell, files, tmp_path, monkeypatch, words, says):
+    monkeypatch.setenv("METAVOL_STORE", str(tmp_path/"nothing"))
+    def unreachable(*question): raise UnreachableError("Yahoo gave no answer for AAPL; check the connection, and try again later.")
+    monkeypatch.setattr(metavol.data, "load_stock_data", unreachable)
+    code, out, err = shell("forecast", *(word.replace("good.csv", str(files/"good.csv")).replace("bars.xlsx", str(files/"bars.xlsx")) for word in words))
+    refused((code, out, err), says)
+    assert not out and not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ from statistics import median
 import metavol
 
 CONTRACT = ["load_stock_data", "load_bybit_data", "load_sample", "compute_features", "FEATURES", "create_tasks", "TaskSpec", "VolatilityNet", "MAMLVolatility",
-            "volatility_loss", "run_backtest"] # `load_pretrained` and `forecast` come with a later chapter
+            "volatility_loss", "run_backtest", "load_pretrained", "forecast"]
 
 
 def fresh(code):
