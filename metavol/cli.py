@@ -392,7 +392,7 @@ def bars_named(
     symbols = list(dict.fromkeys(name.upper() for name in listed(names)))
     return symbol_bars(symbols, wants_hours(symbols, model), store, source, base_url)
 
-# %% ../nbs/api/cli.ipynb #6ed06350
+# %% ../nbs/api/cli.ipynb #b1d7b6e7
 SHOWN = 20 # Assets in the table that is printed
 
 def show_forecast(
@@ -404,10 +404,10 @@ def show_forecast(
     width = 16 if about['bar'] == '1 hour' else 10
     text = table.assign(origin=table.time.astype(str).str[:width],
                         interval=[f"{low:.2%} to {high:.2%}" for low,high in zip(table.low, table.high)],
-                        adapted=table.adapted.map({True: 'yes', False: 'no'}))
+                        labels=table.n_support)
     show(text.head(SHOWN), f"Volatility of the next {about['horizon']} bars of {about['bar']}, model: {about['model']}",
          {'origin': 's', 'volatility': '.2%', 'annualized': '.1%', **({'interval': 's'} if about['level'] else {}),
-          'adapted': 's'})
+          'labels': ',d'})
     if len(table) > SHOWN: print(f"{SHOWN} of {len(table)} assets shown; --out writes all of them.")
     newest = table.time.max()
     if pd.Timestamp.now('UTC') - newest > pd.Timedelta('7D'):
