@@ -19,7 +19,7 @@ from .bars import HistoryError, MetavolError, check_number
 from .classical import last_returns
 from .tasks import Tasks, Windows, forecast_tasks, known_at, labelled
 
-# %% ../nbs/23_walk_forward.ipynb #7b56e59d
+# %% ../nbs/23_walk_forward.ipynb #c4490ee9
 INFORMATION_SETS = ('few_shot', 'full_history')
 FITTED = ('before', 'each_task', 'by_asset')
 
@@ -27,7 +27,7 @@ FITTED = ('before', 'each_task', 'by_asset')
 class Entrant:
     "A model in the comparison, and the rules it plays by."
     name:str # Column of its forecasts
-    model:Any # Answers `adapt(support)` and `predict(query)`
+    model:Any # Answers `adapt(support)` and `predict(query)`, or `answer(query)` where it finds its own support
     information:str # One of `INFORMATION_SETS`
     fitted:str='before' # One of `FITTED`
     def __post_init__(self):
@@ -40,9 +40,9 @@ class Entrant:
             raise MetavolError(f"{self.name}: fitting by_asset uses all history of the asset, which few_shot forbids; "
                                "use fitted='each_task'.")
 
-# %% ../nbs/23_walk_forward.ipynb #57a5a150
+# %% ../nbs/23_walk_forward.ipynb #22439b27
 def answer_tasks(
-    model:Any, # Answers `adapt` and `predict`
+    model:Any, # Answers `adapt` and `predict`, or `answer`
     tasks:Tasks, # One query each
     n_jobs:int=1, # Processes
 )->tuple[np.ndarray, int]: # (n_tasks,) decimal volatility over the horizon, and how many fits fell back
