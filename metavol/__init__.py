@@ -11,7 +11,7 @@ from importlib import import_module
 # %% ../nbs/api/package.ipynb #5d53599d
 __version__ = "0.1.0"
 
-# %% ../nbs/api/package.ipynb #b5d04fb7
+# %% ../nbs/api/package.ipynb #fb5b3ddb
 CHAPTERS = { # Public names, by the chapter that explains them
     'figures': ['COLORS', 'model_color'],
     'bars': ['BAR_COLUMNS', 'BarsError', 'HistoryError', 'MetavolError', 'adjust_bars', 'as_panel', 'by_asset',
@@ -31,7 +31,7 @@ CHAPTERS = { # Public names, by the chapter that explains them
               'forecast_tasks', 'known_at', 'labelled', 'make_windows', 'market_tasks', 'regime_tasks', 'stack_tasks', 'thin', 'window_tasks'],
     'network': ['VolatilityNet', 'best_device', 'volatility_loss'],
     'maml': ['MAMLVolatility', 'adapt', 'adapt_and_predict', 'adapt_tasks', 'meta_gradient', 'meta_loss'],
-    'training': ['MetaVol', 'PooledSpec', 'TrainingSpec', 'load_model', 'plot_history', 'predict_all', 'save_model',
+    'training': ['MamlVol', 'PooledSpec', 'TrainingSpec', 'load_model', 'plot_history', 'predict_all', 'save_model',
                  'split_validation', 'train', 'train_network'],
     'context': ['ContextSpec', 'ContextVol', 'load_context_model', 'save_context_model', 'train_context'],
     'pretrained': ['forecast', 'load_pretrained', 'model_card'],

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['effective_labels', 'adaptation_ledger', 'earned', 'adaptation_gate', 'adaptation_path', 'steps_to_reach']
 
-# %% ../nbs/25_adaptation.ipynb #b61dda85
+# %% ../nbs/25_adaptation.ipynb #8c7a8f49
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +18,7 @@ from .context import ContextVol
 from .maml import adapt_and_predict, one_thread
 from .scoring import losses
 from .tasks import Tasks, Windows, stack_tasks
-from .training import MetaVol, Start
+from .training import MamlVol, Start
 
 # %% ../nbs/25_adaptation.ipynb #1f4b198e
 def effective_labels(
@@ -32,14 +32,14 @@ def effective_labels(
     errors = errors - errors.mean()
     return float(errors.var()/np.square(errors.mean(axis=1)).mean())
 
-# %% ../nbs/25_adaptation.ipynb #5e04d848
+# %% ../nbs/25_adaptation.ipynb #c634a2c0
 def adaptation_ledger(
-    model:MetaVol|ContextVol, # Meta-trained
+    model:MamlVol|ContextVol, # Meta-trained
     query:Windows, # Labelled origins to ask
 )->pd.DataFrame: # Index (symbol, time); `realized`, `current`, `unadapted`, `adapted`, decimal over the horizon; `known`, UTC
     "Forecast every origin twice, with and without adapting."
     check_type(query, Windows, 'query', 'Windows, from make_windows(compute_features(bars))')
-    check_type(model, MetaVol | ContextVol, 'model', 'a MetaVol or a ContextVol')
+    check_type(model, MamlVol | ContextVol, 'model', 'a MamlVol or a ContextVol')
     adapted,h = model.answer(query),query.history.spec.horizon
     asked,adapted = query[np.isfinite(adapted)],adapted[np.isfinite(adapted)]
     recent = query.history.features[asked.origin[:, None] - np.arange(h), 0]

@@ -373,7 +373,7 @@ def symbol_bars(
     panel.attrs = {'missing': missing}
     return panel
 
-# %% ../nbs/api/cli.ipynb #4b547a26
+# %% ../nbs/api/cli.ipynb #a4d29538
 def bars_named(
     names:list[str], # One file, or symbols
     model, # From `chosen_model`
@@ -390,9 +390,10 @@ def bars_named(
                            "give one file, or symbols only.")
     if files: return read_bars(files[0])
     symbols = list(dict.fromkeys(name.upper() for name in listed(names)))
+    if not symbols: raise MetavolError("no file and no symbol; name a file with bars, or symbols such as AAPL.")
     return symbol_bars(symbols, wants_hours(symbols, model), store, source, base_url)
 
-# %% ../nbs/api/cli.ipynb #b1d7b6e7
+# %% ../nbs/api/cli.ipynb #9019a4c9
 SHOWN = 20 # Assets in the table that is printed
 
 def show_forecast(
@@ -413,9 +414,12 @@ def show_forecast(
     if pd.Timestamp.now('UTC') - newest > pd.Timedelta('7D'):
         print(f"The newest bar is of {newest:%Y-%m-%d}: this forecasts what came after it, not what comes after today.")
     years = ', '.join(map(str, sorted(set(table.bars_per_year))))
+    held = f"; it held {about['coverage'][0]:.0%} on assets and dates it was not trained on" if about['coverage'] else ''
     print(f"annualized: {years} bars a year. " + (
-        f"interval: {about['level']:.0%} of outcomes should lie inside." if about['level']
+        f"interval: meant to hold {about['level']:.0%} of outcomes{held}." if about['level']
         else "This model carries no interval."))
+    if about['trained']['last'] and f"{newest:%Y-%m-%d}" <= about['trained']['last']:
+        print(f"The model was trained on bars to {about['trained']['last']}: this is no forecast of what it has not seen.")
 
 # %% ../nbs/api/cli.ipynb #a61181b3
 @app.command('forecast')

@@ -7,7 +7,7 @@ __all__ = ['AGES', 'BUCKETS', 'SHAPES', 'LARGEST', 'FLOOR', 'COUNTED', 'CONTEXT_
            'ContextVol', 'ContextSpec', 'context_loss', 'first_rates', 'train_context', 'save_context_model',
            'load_context_model']
 
-# %% ../nbs/14_context.ipynb #0ac1f6f7
+# %% ../nbs/14_context.ipynb #153f7b40
 import hashlib
 import platform
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .bars import HistoryError, MetavolError, check_number, check_type
+from .data import bar_length, bar_name
 from .maml import one_thread
 from .network import load_tensors, save_tensors, volatility_loss
 from .tasks import History, TaskSpec, Windows, check_windows
@@ -318,11 +319,13 @@ def train_context(
     for _ in tqdm(range(spec.updates), desc='context', disable=hidden_bar(progress)): _step(run)
     return _finish(run, adapted)
 
-# %% ../nbs/14_context.ipynb #4507252e
+# %% ../nbs/14_context.ipynb #7ba589e3
 def _finish(run, adapted): # The running mean, and where it came from
     learn,settings = run.learn,asdict(run.spec)
     seed = settings.pop('seed')
-    about = dict(symbols=np.unique(learn.symbol).tolist(), markets=np.unique(learn.market).tolist(), adapted=adapted,
+    first = learn.history.time[learn.history.asset == learn.history.asset[learn.origin[0]]]
+    bar = bar_name(bar_length(pd.DataFrame(index=pd.DatetimeIndex(first, tz='UTC', name='time'))))
+    about = dict(bar=bar, symbols=np.unique(learn.symbol).tolist(), markets=np.unique(learn.market).tolist(), adapted=adapted,
                  data=_fingerprint(learn), first=str(learn.time.min())[:10], last=str(learn.label_time.max())[:10],
                  seed=seed, settings=settings, versions=dict(metavol=__version__, torch=torch.__version__,
                  numpy=np.__version__, python=platform.python_version()))
@@ -339,7 +342,7 @@ def _fingerprint(windows): # SHA-256 of what was learned from
 # %% ../nbs/14_context.ipynb #6785f195
 CONTEXT_FORMAT = 1 # Of the files; a reader refuses any other
 
-# %% ../nbs/14_context.ipynb #09e08cfb
+# %% ../nbs/14_context.ipynb #a9867170
 def save_context_model(
     model:ContextVol, # What to keep
     path:str|Path, # Where, usually `*.safetensors`
@@ -361,13 +364,19 @@ def load_context_model(
                         for i in range(about['members']))
         known = sum(len(member.start.params) + len(member.rates) + 2 for member in members)
         if not members or known != len(tensors): raise ValueError(f"{known} of {len(tensors)} tensors are a member's")
+        _check_about(about['about'])
         return ContextVol(members, TaskSpec(**about['spec']), about['about'])
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise MetavolError(f"{path}: not what save_context_model of this version writes "
                            f"({' '.join(str(error).split())}); needed a whole and unchanged model file. "
                            "Copy it again, or train again.") from error
 
-# %% ../nbs/14_context.ipynb #9f115709
+def _check_about(about): # What a repr and a forecast read of it; raises `LookupError`, `TypeError`, `ValueError`
+    if about and not (isinstance(about['symbols'], list) and isinstance(about['first'], str) and isinstance(about['last'], str)):
+        raise TypeError('about does not say what it was trained on')
+    if 'interval' in about: np.array([about['interval'][name] for name in ('adapted', 'as_trained')], float).reshape(2, 2)
+
+# %% ../nbs/14_context.ipynb #322a0dc3
 def _read_context(tensors, features): # A member, every tensor checked
     rates = tensors_under('rates', tensors)
     member = read_member({name: t for name,t in tensors.items() if not name.startswith('rates.')})
@@ -375,6 +384,6 @@ def _read_context(tensors, features): # A member, every tensor checked
     if {name: tuple(r.shape) for name,r in rates.items()} != SHAPES:
         raise ValueError(f"rates of shapes { {name: list(r.shape) for name,r in rates.items()} }, needed {SHAPES}")
     for name,rate in rates.items():
-        if not rate.is_floating_point() or not torch.isfinite(rate).all():
-            raise ValueError(f"the rate {name} holds something that is no number")
+        if rate.dtype != member.start.dtype or not torch.isfinite(rate).all():
+            raise ValueError(f"the rate {name} is of {rate.dtype}, or holds something that is no number")
     return replace(member, rates={name: rates[name] for name in SHAPES})

@@ -379,13 +379,14 @@ def _keep(path, content): # Put a file in its place; another process may do the 
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/api/kernel.ipynb #052ea5a8
+# %% ../nbs/api/kernel.ipynb #38b7ad07
 @lru_cache
 def load_kernel(
     dtype:str='float32', # 'float32' or 'float64'
 )->ctypes.CDLL|None: # Its functions take pointers and check nothing; None where nothing could be compiled
     "The compiled file for one precision, from the cache or made now."
-    real = {'float32': 'float', 'float64': 'double'}[dtype]
+    real = {'float32': 'float', 'float64': 'double'}.get(dtype)
+    if real is None: return None
     with suppress(OSError):
         path = _cached(real)
         if path.exists() and _is_whole(path): return ctypes.CDLL(str(path))
@@ -413,7 +414,7 @@ def _array(values, name, dtype, *shape): # An array that C may read
     if array.shape != shape: raise ValueError(f"{name} has shape {array.shape}; needed {shape}.")
     return array
 
-# %% ../nbs/api/kernel.ipynb #a1fd28e5
+# %% ../nbs/api/kernel.ipynb #ee62b5e3
 def _call(
     function:Callable, # Of the compiled file
     shape:_Shape, # Sizes of the problem
@@ -422,7 +423,7 @@ def _call(
 )->None: # The arrays to be written have been
     "Let workers share the chunks; while they compute, Python may do something else."
     pointers = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
-    failed = []
+    failed,threads = [],max(1, threads)
     def work(worker): failed.append(function(ctypes.byref(shape), worker, threads, *pointers))
     others = [Thread(target=work, args=(worker,)) for worker in range(1, threads)]
     for other in others: other.start()
@@ -430,13 +431,14 @@ def _call(
     for other in others: other.join()
     if any(failed): raise MemoryError("no memory left for the inner steps of one task")
 
-# %% ../nbs/api/kernel.ipynb #57aa8353
+# %% ../nbs/api/kernel.ipynb #84f1c5c6
 def _problem(
     layers:Sequence[tuple[int, int]], # (inputs, outputs) of each layer
     arrays:dict[str, np.ndarray], # By the names of the source
     **settings, # first_order, mae_weight
 )->tuple[_Shape, list[np.ndarray]]|None: # What to pass on; None for a problem too large
     "Sizes of a problem, and its arrays, each of them as long as the sizes say."
+    if not layers: return None
     (n_tasks,n_support,_),n_query = np.shape(arrays['support_x']),np.shape(arrays['query_x'])[1]
     steps,dtype = len(arrays['rates']),np.asarray(arrays['params']).dtype
     if not _fits(layers, n_tasks, n_support, n_query, steps): return None

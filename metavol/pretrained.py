@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRETRAINED', 'MEMORY', 'load_pretrained', 'conformal_factors', 'with_interval', 'model_card', 'forecast_windows',
-           'bars_for', 'bars_per_year', 'usable_windows', 'forecast']
+           'bars_for', 'bars_per_year', 'company', 'usable_windows', 'forecast']
 
-# %% ../nbs/15_pretrained.ipynb #d01362ee
+# %% ../nbs/15_pretrained.ipynb #13534835
 import inspect
 import warnings
 from collections.abc import Callable
@@ -18,7 +18,7 @@ import pandas as pd
 
 from .bars import BarsError, HistoryError, MetavolError, as_panel, by_asset, check_bars, check_number, check_type
 from .data import MissingSymbolsWarning, bar_length, bar_name
-from .features import WARM_UP, compute_features
+from .features import FEATURES, WARM_UP, compute_features
 from .context import AGES, BUCKETS, ContextVol, load_context_model
 from .tasks import TaskSpec, Windows, check_windows, labelled, make_windows
 from .volatility import annualize
@@ -88,7 +88,7 @@ def model_card(
         "## Interval", _interval_words(interval, card['scores']),
         "## Limits", '\n'.join(f"- {limit}" for limit in card['limits'])]) + '\n'
 
-# %% ../nbs/15_pretrained.ipynb #2a2d7342
+# %% ../nbs/15_pretrained.ipynb #6a37f7a1
 def _facts(about, card): # Table of where it comes from
     rows = {'data': card['source'], 'assets trained on': f"{len(about['symbols'])}: {', '.join(about['symbols'])}",
             'dates': f"{about['first']} to {about['last']}",
@@ -111,7 +111,7 @@ def _interval_words(interval, scores): # Factors, and the coverage they reached
     low,high = interval['adapted']
     made = (f"Forecast times {low:.2f} to times {high:.2f}, meant to hold {interval['level']:.0%} of outcomes; "
             f"from {interval['forecasts']:,} forecasts of {interval['assets']} assets, {interval['first']} to "
-            f"{interval['last']}, windows that training held out.")
+            f"{interval['last']}, windows that a twin of it was trained without.")
     found = [f"- {part['name']}: {part['coverage']['inside']:.1%} inside, {part['coverage']['below']:.1%} below, "
              f"{part['coverage']['above']:.1%} above" for part in scores]
     return '\n'.join([made, '', *found])
@@ -189,11 +189,21 @@ def _refusal( # Why one asset cannot be forecast, as an error to raise or to lis
         return BarsError(f"{symbol}: its last bar is of {end}, and the others go on for {later} more, so its forecast "
                          "would be over. Load fresh bars, or forecast it alone.")
 
-# %% ../nbs/15_pretrained.ipynb #0070dbe4
-def _last_windows(panel, spec): # The newest origin of every asset
-    rows = spec.lookback + BUCKETS[-1][1]*spec.horizon
-    features = compute_features(panel).groupby(level=0, sort=False).tail(rows)
-    windows = make_windows(features, spec, 'market')
+# %% ../nbs/15_pretrained.ipynb #a28d5a15
+def company(
+    assets:dict[str, pd.DataFrame], # Bars of each asset by `time`
+    named:str|dict[str, str], # What the table says of markets: one name, or one for each asset
+)->dict[str, str]: # Market of each asset: those with other calendars or clocks do not hear each other
+    "Who hears whom: assets of one market whose bars can lie side by side."
+    def timing(time): # Days with weekends or without, and when a bar begins
+        return f"{bars_per_year(time)} bars a year, {time[-1]:%H:%M}" if time.normalize().is_unique else f"{time[-1]:%M}"
+    return {symbol: f"{named if isinstance(named, str) else named.get(symbol, 'market')}, {timing(one.index)}"
+            for symbol,one in assets.items()}
+
+def _last_windows(panel, model, markets): # The newest origin of every asset
+    rows = model.spec.lookback + BUCKETS[-1][1]*model.spec.horizon
+    features = compute_features(panel, extended=len(model.features) > len(FEATURES))
+    windows = make_windows(features.groupby(level=0, sort=False).tail(rows), model.spec, markets)
     return windows[np.diff(windows.history.asset[windows.origin], append=-1) != 0]
 
 def _refused_by( # Which assets of a table some function refuses, and how
@@ -207,11 +217,12 @@ def _refused_by( # Which assets of a table some function refuses, and how
         except MetavolError as error: refused[symbol] = error
     return refused
 
-# %% ../nbs/15_pretrained.ipynb #fbe30135
+# %% ../nbs/15_pretrained.ipynb #4696efaf
 def usable_windows(
     panel:pd.DataFrame, # Valid bars by (symbol, time), the last ones of each asset
     assets:dict[str, pd.DataFrame], # The same asset by asset, by `time`
     model:ContextVol, # What shall forecast them
+    markets:dict[str, str], # Market of each asset
 )->tuple[Windows, dict[str, MetavolError]]: # Newest origin of every asset that can be forecast; why the others cannot
     "Sort out what cannot be forecast; raises the first reason if nothing is left."
     calendar = panel.index.get_level_values(1).unique().sort_values()
@@ -220,13 +231,13 @@ def usable_windows(
     refused = {symbol: error for symbol,error in checked.items() if error}
     left = lambda: panel[~panel.index.get_level_values(0).isin(list(refused))]
     if len(refused) < len(checked):
-        try: return _last_windows(left(), model.spec), refused
-        except MetavolError: refused |= _refused_by(lambda one: _last_windows(one, model.spec), left())
-    if len(refused) < len(checked): return _last_windows(left(), model.spec), refused
+        try: return _last_windows(left(), model, markets), refused
+        except MetavolError: refused |= _refused_by(lambda one: _last_windows(one, model, markets), left())
+    if len(refused) < len(checked): return _last_windows(left(), model, markets), refused
     first = next(iter(refused.values()))
     raise first if len(refused) == 1 else type(first)(f"none of {len(refused)} assets can be forecast. {first}")
 
-# %% ../nbs/15_pretrained.ipynb #e1b5edb5
+# %% ../nbs/15_pretrained.ipynb #d04a3945
 def forecast(
     bars:pd.DataFrame, # Bars of one asset (index `time`) or of many (index (symbol, time)), up to now
     model:str|ContextVol|None=None, # 'daily', 'hourly' or a trained model; None chooses by the length of a bar
@@ -237,7 +248,8 @@ def forecast(
     panel = panel.groupby(level=0, sort=False).tail(bars_for(model.spec)[2])
     panel = panel.set_axis(panel.index.set_levels(panel.index.levels[0].astype(str), level=0))
     assets = dict(by_asset(panel))
-    windows,refused = usable_windows(panel, assets, model)
+    markets = company(assets, bars.attrs.get('market', 'market'))
+    windows,refused = usable_windows(panel, assets, model, markets)
     if refused:
         warnings.warn(f"No forecast of {', '.join(refused)}; the other {len(windows)} are here. "
                       "The reasons are in attrs['missing'].", MissingSymbolsWarning, stacklevel=2)
@@ -251,7 +263,7 @@ def forecast(
     table.attrs = {**_attrs(model, bar_name(bar_length(panel))), 'missing': missing}
     return table
 
-# %% ../nbs/15_pretrained.ipynb #9c91ec3e
+# %% ../nbs/15_pretrained.ipynb #38f0c76c
 def _model_for(length, model): # What was asked for, or the pretrained model whose bars last this long
     if isinstance(model, str): return load_pretrained(model)
     if model is None:
@@ -265,7 +277,9 @@ def _model_for(length, model): # What was asked for, or the pretrained model who
 def _attrs(model, bar): # What the columns mean
     over,level = f"over the next {model.spec.horizon} bars of {bar}",model.about.get('interval', {}).get('level')
     held = f"{level:.0%} of outcomes should lie between low and high" if level else "this model carries no interval"
-    return {'model': model.about.get('name', 'own model'), 'bar': bar, 'horizon': model.spec.horizon, 'level': level,
+    about = model.about
+    return {'model': about.get('name', 'own model'), 'trained': {name: about.get(name) for name in ('first', 'last', 'symbols')},
+            'coverage': [part['coverage']['inside'] for part in about.get('card', {}).get('scores', [])][:1], 'bar': bar, 'horizon': model.spec.horizon, 'level': level,
             'units': {'time': 'UTC, the last bar that was used', 'volatility': f"decimal, {over}",
                       'per_bar': f"decimal, per bar of {bar}",
                       'annualized': "decimal, per year of `bars_per_year` bars: 252 sessions, or 365 days",

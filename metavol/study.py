@@ -7,7 +7,7 @@ __all__ = ['SAMPLE_STUDIES', 'LEAGUE_CAPTION', 'StudySpec', 'train_meta', 'train
            'study_windows', 'run_study', 'trade_all', 'plot_league', 'plot_forecasts', 'plot_differences',
            'plot_equity', 'prepare_folder', 'study_report', 'save_study', 'read_forecasts', 'find_leaks']
 
-# %% ../nbs/33_study.ipynb #1879f1f8
+# %% ../nbs/33_study.ipynb #acf14200
 import json
 import platform
 import tempfile
@@ -34,7 +34,7 @@ from .scoring import TooFewDates, diebold_mariano, losses, noise_floor, score
 from .sizing import SizingSpec
 from .tasks import (DAILY, HOURLY, TaskSpec, Windows, asked_between, asset_tasks, forecast_tasks, known_at,
                            labelled, make_windows, market_tasks, regime_tasks, stack_tasks, thin, window_tasks)
-from .training import MetaVol, PooledSpec, TrainingSpec, combine, split_validation, train
+from .training import MamlVol, PooledSpec, TrainingSpec, combine, split_validation, train
 from .walk_forward import Entrant, walk_forward
 
 # %% ../nbs/33_study.ipynb #eace08a1
@@ -76,13 +76,13 @@ SAMPLE_STUDIES = {
     'crypto': StudySpec(train=('BTC', 'ETH', 'XRP'), test=('EOS', 'LTC'), split='2019-01-01', task=HOURLY, every=4,
                         refit_every=168, sizing=SizingSpec(target_risk=.01/24**.5), bars_per_year=365*24)}
 
-# %% ../nbs/33_study.ipynb #f8f96488
+# %% ../nbs/33_study.ipynb #6351e5cb
 def train_meta(
     training:Windows, # Labelled windows of the training assets
     network:Network, # Trained on the same windows; each of its seeds becomes a start
     spec:StudySpec, # Schedule
     progress:bool=True, # Show progress bars?
-)->MetaVol: # One member for each seed
+)->MamlVol: # One member for each seed
     "MAML from every seed of the pooled network, on tasks by asset, regime and calendar window."
     learned,held = split_validation(training)
     tasks = [asset_tasks(learned, step=1), regime_tasks(learned, step=1),
@@ -102,11 +102,11 @@ def train_one_number(
     return combine([train_context(start, training, replace(spec.context, seed=seed), adapted, progress)
                     for seed,start in zip(spec.seeds, network.starts)])
 
-# %% ../nbs/33_study.ipynb #2e246546
+# %% ../nbs/33_study.ipynb #424bd59c
 def enter(
     network:Network, # Trained
     longer:ContextVol, # Trained on without adapting
-    maml:MetaVol, # Meta-trained, all weights
+    maml:MamlVol, # Meta-trained, all weights
     model:ContextVol, # Meta-trained, one number
     training:Windows, # What all were trained on, for the pooled HAR
 )->list[Entrant]: # In the order of the table
@@ -327,7 +327,7 @@ LEAGUE_CAPTION = ('Losses on the same origins, decimal volatility over the horiz
                   'Historical = 1. hit_rate: share of origins where the direction of change was right. '
                   'p: no difference from Meta-Vol, clustered by date, one test at a time.')
 
-# %% ../nbs/33_study.ipynb #8f1e747c
+# %% ../nbs/33_study.ipynb #8c1830f0
 def study_report(
     study:Study, # A finished study
 )->str: # A self-contained page
@@ -354,8 +354,9 @@ def study_report(
            f"{WARM_UP} for the features, {spec.task.lookback} to look back on, "
            f"and {spec.task.n_support} labelled examples {spec.task.stride} bars apart. "
            "Information sets: few_shot models use the task's own bars alone; "
-           "full_history models use everything before the origin; the pooled ones among them (Pooled HAR, the networks "
-           "and Meta-Vol) learn from all training assets up to the split and are then left as they are. "
+           "full_history models use everything before the origin; the pooled ones among them (Pooled HAR, the networks, "
+           "MAML and Meta-Vol) learn from all training assets up to the split and are then left as they are, but Meta-Vol "
+           "also hears the newest labels of the other assets in the table. "
            f"A perfect forecast would score QLIKE {noise_floor(spec.task.horizon):.3f} if returns were Gaussian.")
     longest = study.forecasts.groupby(level=0).size().sort_values().index
     return html_page('metavol study', {

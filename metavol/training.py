@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'split_validation', 'Start', 'PooledSpec', 'train_network', 'check_labelled', 'hidden_bar', 'Member',
-           'MetaVol', 'predict_all', 'save_model', 'member_tensors', 'tensors_under', 'load_model', 'read_member',
+           'MamlVol', 'predict_all', 'save_model', 'member_tensors', 'tensors_under', 'load_model', 'read_member',
            'TrainingSpec', 'draw_batch', 'train', 'combine', 'plot_history']
 
 # %% ../nbs/13_training.ipynb #14fa69fd
@@ -145,9 +145,9 @@ class Member:
     start:Start # Weights to adapt from
     rates:dict[str, Tensor] # Inner step sizes by tensor, first axis the step; a tensor without one is not adapted
 
-# %% ../nbs/13_training.ipynb #1f670804
+# %% ../nbs/13_training.ipynb #f286cabc
 @dataclass(frozen=True, eq=False, repr=False)
-class MetaVol:
+class MamlVol:
     "Meta-learned starting points: adapt them to ten windows of an asset, then predict."
     members:tuple[Member, ...] # Differ in the seed they were trained with
     spec:TaskSpec # Tasks they were trained for
@@ -160,13 +160,13 @@ class MetaVol:
         s,a,n = self.spec,self.about,len(self.members)
         trained = (f"trained on {len(a['symbols'])} assets, {a['first']} to {a['last']}, "
                    f"chosen on dates to {a['chosen']}") if a else 'untrained'
-        return (f"MetaVol: {s.lookback} bars -> decimal volatility of the next {s.horizon}; adapts to {s.n_support} "
+        return (f"MamlVol: {s.lookback} bars -> decimal volatility of the next {s.horizon}; adapts to {s.n_support} "
                 f"{dict(own='own windows', market='windows of the market')[self.support]} in {self.inner_steps} steps; {n} member{'s'*(n > 1)}; {trained}")
     @property
     def features(self): return self.members[0].start.features # Names of the columns it needs
     def adapt(self,
         support:Windows, # Labelled windows of one asset, or of a market
-    )->'MetaVol': # Adapted to them
+    )->'MamlVol': # Adapted to them
         "Take a few gradient steps on the support (Finn et al., 2017)."
         return replace(self, members=tuple(_adapt(member, support, self.inner_steps) for member in self.members))
     def predict(self,
@@ -187,9 +187,9 @@ def _adapt(member, support, inner_steps): # A member whose start has moved
     with torch.no_grad(): adapted = adapt_tasks(member.start.params, x[None], y[None], member.rates, inner_steps)
     return replace(member, start=replace(member.start, params={name: p[0].clone() for name,p in adapted.items()}))
 
-# %% ../nbs/13_training.ipynb #9c19cfcd
+# %% ../nbs/13_training.ipynb #2f9ba60a
 def predict_all(
-    model:MetaVol, # Adapted to each task on its own
+    model:MamlVol, # Adapted to each task on its own
     tasks:Tasks, # Tasks with any number of queries
     chunk:int=4096, # Tasks at a time
 )->np.ndarray: # (n_tasks, n_query) decimal volatility over the horizon
@@ -218,14 +218,14 @@ def _answer(model, query): # (n,) each member adapted to support labels of its o
 # %% ../nbs/13_training.ipynb #8511ff59
 FORMAT = 1 # Of the files; a reader refuses any other
 
-# %% ../nbs/13_training.ipynb #49d368a0
+# %% ../nbs/13_training.ipynb #2ba035b5
 def save_model(
-    model:MetaVol, # What to keep
+    model:MamlVol, # What to keep
     path:str|Path, # Where, usually `*.safetensors`
 )->None: # The file is there whole, or not at all
     "Write all members, their standardizers and what they were trained on."
     save_tensors(path, member_tensors(model.members), dict(
-        kind='MetaVol', format=FORMAT, features=list(model.features), spec=asdict(model.spec), support=model.support,
+        kind='MamlVol', format=FORMAT, features=list(model.features), spec=asdict(model.spec), support=model.support,
         inner_steps=model.inner_steps, members=len(model.members), about=model.about))
 
 def _named(prefix, tensors): return {f'{prefix}.{name}': t.detach().cpu().clone() for name,t in tensors.items()}
@@ -249,23 +249,25 @@ def tensors_under(
     "One branch of a file."
     return {name[len(prefix) + 1:]: t for name,t in tensors.items() if name.startswith(prefix + '.')}
 
-# %% ../nbs/13_training.ipynb #93b7d35f
+# %% ../nbs/13_training.ipynb #8c285635
 def load_model(
     path:str|Path, # A file from `save_model`
-)->MetaVol: # Ready to adapt
+)->MamlVol: # Ready to adapt
     "Read a forecaster back; raises `MetavolError` for a file that holds none, or one that is not whole."
-    tensors,about = load_tensors(path, 'MetaVol')
+    tensors,about = load_tensors(path, 'MamlVol')
     try:
         if about['format'] != FORMAT: raise ValueError(f"its format is {about['format']}, not {FORMAT}")
         members = tuple(read_member(tensors_under(str(i), tensors)) for i in range(about['members']))
         known = sum(len(member.start.params) + len(member.rates) + 2 for member in members)
         if not members or known != len(tensors): raise ValueError(f"{known} of {len(tensors)} tensors are a member's")
-        return MetaVol(members, TaskSpec(**about['spec']), about['inner_steps'], about['support'], about['about'])
+        if about['support'] not in ('own', 'market'): raise ValueError(f"support={about['support']!r}")
+        check_number(about['inner_steps'], 'inner_steps', whole=True)
+        return MamlVol(members, TaskSpec(**about['spec']), about['inner_steps'], about['support'], about['about'])
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise MetavolError(f"{path}: not what save_model of this version writes ({' '.join(str(error).split())}); "
                            "needed a whole and unchanged model file. Copy it again, or train again.") from error
 
-# %% ../nbs/13_training.ipynb #674f6ebe
+# %% ../nbs/13_training.ipynb #0484e743
 def read_member(
     tensors:dict[str, Tensor], # Of one member, by part and name
 )->Member: # Raises `LookupError`, `TypeError`, `ValueError`, `RuntimeError` where one is missing, too many or broken
@@ -275,6 +277,7 @@ def read_member(
     net.load_state_dict(params, assign=True) # compares names and shapes
     for name,t in tensors.items():
         if not torch.isfinite(t).all(): raise ValueError(f"{name} holds NaN or infinity")
+        if name.startswith('params') and t.dtype != params['net.0.weight'].dtype: raise ValueError(f"{name} is of {t.dtype}")
     for name,rate in rates.items():
         if not rate.ndim or torch.broadcast_shapes(rate.shape[1:], params[name].shape) != params[name].shape:
             raise ValueError(f"the rate of {name} has shape {list(rate.shape)}, the tensor {list(params[name].shape)}")
@@ -434,7 +437,7 @@ def _fingerprint(sets): # SHA-256 of what some tasks hold, the same whatever els
                      place[tasks.support], place[tasks.query]): digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
 
-# %% ../nbs/13_training.ipynb #b2799ab2
+# %% ../nbs/13_training.ipynb #0902f287
 def _save_run(run, path):
     moments = [_named(f'adam.{i}', run.adam.state[leaf]) for i,leaf in enumerate(run.leaves())]
     tensors = {**_named('now.params', run.params), **_named('now.rates', run.rates), **_named('best', run.best),
@@ -444,6 +447,13 @@ def _save_run(run, path):
                                      update=run.update, best_loss=run.best_loss, waited=run.waited))
 
 def _resume(run, path):
+    try: _restore(run, path)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, MetavolError): raise
+        raise MetavolError(f"{path}: no whole checkpoint ({' '.join(str(error).split())}); "
+                           "give another one, or delete this one and begin again.") from error
+
+def _restore(run, path):
     for part in Path(path).parent.glob(f'.{Path(path).name}.*.part'): part.unlink() # of a write that was killed
     tensors,about = load_tensors(path, 'training')
     if about['identity'] != run.identity:
@@ -455,10 +465,11 @@ def _resume(run, path):
     for part,leaves in (('params', run.params), ('rates', run.rates)):
         for name,leaf in leaves.items(): leaf.copy_(tensors[f'now.{part}.{name}'])
     for i,leaf in enumerate(run.leaves()):
+        if f'adam.{i}.step' not in tensors and about['update']: raise LookupError(f"no tensor adam.{i}.step")
         run.adam.state[leaf] = {name: t if name == 'step' else t.to(leaf.device)
                                 for name,t in tensors_under(f'adam.{i}', tensors).items()}
 
-# %% ../nbs/13_training.ipynb #ed0c914c
+# %% ../nbs/13_training.ipynb #85fa4785
 @one_thread()
 def train(
     start:Start|Member, # Where to begin; the inner rates of a plain start begin at zero
@@ -470,7 +481,7 @@ def train(
     log_dir:str|Path|None=None, # Folder for TensorBoard; needs the package `tensorboard`
     device:str='cpu', # 'cpu', 'cuda', 'mps', or 'auto' for the best there is
     progress:bool=True, # Show a progress bar?
-)->MetaVol: # The starting point and rates of the update that did best on `watch`
+)->MamlVol: # The starting point and rates of the update that did best on `watch`
     "Learn a starting point and inner rates that do well after adaptation (Finn et al., 2017; Li et al., 2017)."
     run = _begin(start, tasks, watch, spec, shares, device)
     if checkpoint is not None and Path(checkpoint).exists(): _resume(run, checkpoint)
@@ -525,7 +536,7 @@ def _report(run, bar, board): # The newest losses
     board.add_scalar('loss', loss, run.update); board.add_scalar('gradient', norm, run.update)
     if np.isfinite(validation): board.add_scalar('validation', validation, run.update)
 
-# %% ../nbs/13_training.ipynb #40a8e210
+# %% ../nbs/13_training.ipynb #a98a868f
 def _finish(run): # The best of the run, and where it came from
     used,watched = [_used(tasks) for tasks in run.sets],[Windows(t.history, t.query) for t in run.watch]
     history = pd.DataFrame(run.rows, columns=['loss', 'gradient', 'validation']).rename_axis('update')
@@ -541,20 +552,20 @@ def _finish(run): # The best of the run, and where it came from
                     for part,leaves in (('params', run.params), ('rates', run.rates)))
     member = Member(replace(run.member.start, params=params), rates)
     support = 'market' if all(tasks.kind == 'market' for tasks in run.sets) else 'own'
-    return MetaVol((member,), run.sets[0].history.spec, run.spec.inner_steps, support, about, history)
+    return MamlVol((member,), run.sets[0].history.spec, run.spec.inner_steps, support, about, history)
 
 def combine(
-    models:Sequence[MetaVol], # Trained on the same tasks with different seeds
-)->MetaVol: # One forecaster with all their members
+    models:Sequence[MamlVol], # Trained on the same tasks with different seeds
+)->MamlVol: # One forecaster with all their members
     "Let several forecasters answer with their mean."
     about = {**models[0].about, **{name: [model.about[name] for model in models]
                                    for name in ('seed', 'best_update') if name in models[0].about}}
     return replace(models[0], members=tuple(member for model in models for member in model.members),
                    about=about, history=None)
 
-# %% ../nbs/13_training.ipynb #31a161b8
+# %% ../nbs/13_training.ipynb #80fd5422
 def plot_history(
-    model:MetaVol, # Freshly trained, so that it has a `history`
+    model:MamlVol, # Freshly trained, so that it has a `history`
 )->Figure: # Loss of the tasks held out, and of each batch
     "How a training went."
     if model.history is None:

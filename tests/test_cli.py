@@ -252,7 +252,7 @@ def test_bad_words_about_the_store(shell, tmp_path, monkeypatch, words, says):
 
 def test_forecast_of_a_file(shell, files, tmp_path):
     code, printed, err = shell("forecast", files/"good.csv", "--out", "results")
-    assert code == 0 and not err and "90% of outcomes" in printed and "252 bars a year" in printed and "The newest bar is of 2013-03-01" in printed
+    assert code == 0 and not err and "hold 90% of outcomes" in printed and "252 bars a year" in printed and "The newest bar is of 2013-03-01" in printed
     table, there = pd.read_csv(tmp_path/"results"/"forecast.csv", index_col="symbol"), forecast(read_bars(files/"good.csv"))
     columns = ["volatility", "annualized", "low", "high"]
     np.testing.assert_allclose(table[columns], there[columns], rtol=1e-7)

@@ -232,7 +232,7 @@ def test_a_file_gives_back_the_same_forecaster(model, windows, tmp_path):
     ({"0.rates.other": torch.zeros(1)}, {}, "shapes"), ({"0.rates.own": torch.zeros(10, dtype=torch.int64)}, {}, "no number"),
     ({"0.params.net.2.weight": torch.zeros(3, 3)}, {}, "size mismatch"), ({"1.rates.own": torch.zeros(10)}, {}, "15 of 16"),
     ({"0.standardizer.std": torch.zeros(11)}, {}, "standardizer"), ({}, {"format": 9}, "format is 9"), ({}, {"members": 2}, "rates|net"),
-    ({}, {"kind": "MetaVol"}, "needed 'ContextVol'"), ({}, {"spec": {"lookback": 0}}, "lookback")])
+    ({}, {"kind": "MamlVol"}, "needed 'ContextVol'"), ({}, {"spec": {"lookback": 0}}, "lookback")])
 def test_a_file_that_was_changed_is_refused(model, tmp_path, change, about, says):
     path = tmp_path/"model.safetensors"
     save_context_model(model, path)

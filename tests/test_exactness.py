@@ -16,7 +16,7 @@ from metavol.neural import Network
 from metavol.processes import garch_variance
 from metavol.tasks import (Windows, asked_between, asset_tasks, create_tasks, cross_market_tasks, forecast_tasks, known_at, labelled,
                            make_windows, regime_tasks, stack_tasks, window_tasks)
-from metavol.training import Member, MetaVol, PooledSpec, TrainingSpec, predict_all, split_validation, train, train_network
+from metavol.training import Member, MamlVol, PooledSpec, TrainingSpec, predict_all, split_validation, train, train_network
 from metavol.volatility import log_returns
 from metavol.walk_forward import Entrant, walk_forward
 
@@ -29,7 +29,7 @@ META = TrainingSpec(updates=20, batch=8, validate_every=5, outer_lr=3e-4, rate_l
 
 def test_zero_steps_are_the_identity(windows):
     start = train_network(*split_validation(windows), POOLED, progress=False)
-    model, tasks = MetaVol((Member(start, constant_rates(start.net, 0.05)),), windows.history.spec), forecast_tasks(windows[::50])
+    model, tasks = MamlVol((Member(start, constant_rates(start.net, 0.05)),), windows.history.spec), forecast_tasks(windows[::50])
     still, task = replace(model, inner_steps=0), tasks[0]
     np.testing.assert_array_equal(still.adapt(task.support).predict(task.query), model.predict(task.query))
     assert np.abs(predict_all(model, tasks)/predict_all(still, tasks) - 1).max() > 1e-2
