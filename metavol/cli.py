@@ -9,10 +9,9 @@ __all__ = ['app', 'console', 'Folder', 'Since', 'Until', 'Names', 'fetch', 'SHOW
            'bars_named', 'show_forecast', 'forecast_command', 'list_command', 'check_command', 'export_command',
            'query_command']
 
-# %% ../nbs/api/cli.ipynb #e7bf2fe0
+# %% ../nbs/api/cli.ipynb #5c915921
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Optional

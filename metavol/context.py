@@ -342,7 +342,7 @@ def _fingerprint(windows): # SHA-256 of what was learned from
 # %% ../nbs/14_context.ipynb #6785f195
 CONTEXT_FORMAT = 1 # Of the files; a reader refuses any other
 
-# %% ../nbs/14_context.ipynb #a9867170
+# %% ../nbs/14_context.ipynb #708abe98
 def save_context_model(
     model:ContextVol, # What to keep
     path:str|Path, # Where, usually `*.safetensors`
@@ -353,6 +353,7 @@ def save_context_model(
         kind='ContextVol', format=CONTEXT_FORMAT, features=list(model.features), spec=asdict(model.spec),
         members=len(model.members), about=model.about))
 
+# %% ../nbs/14_context.ipynb #452f8d35
 def load_context_model(
     path:str|Path, # A file from `save_context_model`
 )->ContextVol: # Ready to answer

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FILE_KINDS', 'file_kind', 'read_csv', 'read_table', 'has_zone', 'read_bars', 'write_whole', 'write_bars', 'data_hash']
 
-# %% ../nbs/06_files.ipynb #1a8ee1ea
+# %% ../nbs/06_files.ipynb #bc20a83a
 import gzip
 import hashlib
 import os
@@ -14,7 +14,6 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 

@@ -8,9 +8,9 @@ __all__ = ['DAILY', 'HOURLY', 'REGIMES', 'TaskSpec', 'window_scale', 'scale_free
            'check_leak', 'Tasks', 'TaskBatch', 'stack_tasks', 'asset_tasks', 'regimes', 'regime_tasks', 'window_tasks',
            'cross_market_tasks', 'forecast_tasks', 'shuffle_keys', 'market_tasks', 'create_tasks']
 
-# %% ../nbs/10_tasks.ipynb #b1285254
+# %% ../nbs/10_tasks.ipynb #946fa29e
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd

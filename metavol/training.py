@@ -7,11 +7,11 @@ __all__ = ['FORMAT', 'split_validation', 'Start', 'PooledSpec', 'train_network',
            'MamlVol', 'predict_all', 'save_model', 'member_tensors', 'tensors_under', 'load_model', 'read_member',
            'TrainingSpec', 'draw_batch', 'train', 'combine', 'plot_history']
 
-# %% ../nbs/13_training.ipynb #14fa69fd
+# %% ../nbs/13_training.ipynb #7827f0db
 import hashlib
 import platform
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from .figures import COLORS
 from .maml import adapt_and_predict, adapt_tasks, constant_rates, meta_gradient, meta_loss, one_thread
 from .network import (Standardizer, VolatilityNet, best_device, fit_standardizer, load_tensors, save_tensors,
                              seeded_network, volatility_loss)
-from .tasks import (History, Tasks, TaskSpec, Windows, asked_between, asset_tasks, check_windows, forecast_tasks,
+from .tasks import (Tasks, TaskSpec, Windows, asked_between, check_windows, forecast_tasks,
                            known_at, labelled, market_tasks, stack_tasks)
 
 # %% ../nbs/13_training.ipynb #016865fa
@@ -145,7 +145,7 @@ class Member:
     start:Start # Weights to adapt from
     rates:dict[str, Tensor] # Inner step sizes by tensor, first axis the step; a tensor without one is not adapted
 
-# %% ../nbs/13_training.ipynb #f286cabc
+# %% ../nbs/13_training.ipynb #0c8a5412
 @dataclass(frozen=True, eq=False, repr=False)
 class MamlVol:
     "Meta-learned starting points: adapt them to ten windows of an asset, then predict."
@@ -156,12 +156,7 @@ class MamlVol:
     about:dict=field(default_factory=dict) # Where they came from
     history:pd.DataFrame|None=None # Loss by update, where a single member was just trained
 
-    def __repr__(self):
-        s,a,n = self.spec,self.about,len(self.members)
-        trained = (f"trained on {len(a['symbols'])} assets, {a['first']} to {a['last']}, "
-                   f"chosen on dates to {a['chosen']}") if a else 'untrained'
-        return (f"MamlVol: {s.lookback} bars -> decimal volatility of the next {s.horizon}; adapts to {s.n_support} "
-                f"{dict(own='own windows', market='windows of the market')[self.support]} in {self.inner_steps} steps; {n} member{'s'*(n > 1)}; {trained}")
+    def __repr__(self): return _describe(self)
     @property
     def features(self): return self.members[0].start.features # Names of the columns it needs
     def adapt(self,
@@ -180,7 +175,15 @@ class MamlVol:
         "Forecast every origin, adapted to what was known there."
         return _answer(self, query)
 
-# %% ../nbs/13_training.ipynb #5ca1e074
+# %% ../nbs/13_training.ipynb #6155acda
+def _describe(model):
+    s,a,n = model.spec,model.about,len(model.members)
+    heard = dict(own='own windows', market='windows of the market')[model.support]
+    trained = (f"trained on {len(a['symbols'])} assets, {a['first']} to {a['last']}, "
+               f"chosen on dates to {a['chosen']}") if a else 'untrained'
+    return (f"MamlVol: {s.lookback} bars -> decimal volatility of the next {s.horizon}; adapts to {s.n_support} {heard} "
+            f"in {model.inner_steps} steps; {n} member{'s'*(n > 1)}; {trained}")
+
 @one_thread()
 def _adapt(member, support, inner_steps): # A member whose start has moved
     x,y = _tensors(member.start.standardizer, member.start.dtype, support)
@@ -437,7 +440,7 @@ def _fingerprint(sets): # SHA-256 of what some tasks hold, the same whatever els
                      place[tasks.support], place[tasks.query]): digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
 
-# %% ../nbs/13_training.ipynb #0902f287
+# %% ../nbs/13_training.ipynb #965beb75
 def _save_run(run, path):
     moments = [_named(f'adam.{i}', run.adam.state[leaf]) for i,leaf in enumerate(run.leaves())]
     tensors = {**_named('now.params', run.params), **_named('now.rates', run.rates), **_named('best', run.best),
@@ -446,6 +449,7 @@ def _save_run(run, path):
     save_tensors(path, tensors, dict(kind='training', features=list(run.sets[0].history.columns), identity=run.identity,
                                      update=run.update, best_loss=run.best_loss, waited=run.waited))
 
+# %% ../nbs/13_training.ipynb #402c98d9
 def _resume(run, path):
     try: _restore(run, path)
     except (LookupError, TypeError, ValueError, RuntimeError) as error:

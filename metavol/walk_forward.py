@@ -81,7 +81,14 @@ def _answer_asset(model, past, query, refit_every):
         sigma.append(fitted.predict(block)); failed += not getattr(fitted, 'converged', True)
     return np.concatenate(sigma), failed
 
-# %% ../nbs/23_walk_forward.ipynb #e167dd06
+# %% ../nbs/23_walk_forward.ipynb #eafacb0d
+def _check_names(names): # Demand that no two are the same
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise MetavolError(f"{', '.join(sorted(twice))}: more than one entrant has this name, "
+                           "and each needs a column of its own; rename one.")
+
+# %% ../nbs/23_walk_forward.ipynb #4eaea331
 def walk_forward(
     entrants:Sequence[Entrant], # Who takes part
     query:Windows, # Origins to forecast, labelled or not; those without room for a support are left out for all
@@ -91,11 +98,7 @@ def walk_forward(
 )->pd.DataFrame: # Index (symbol, time of the origin); columns `realized`, `current` and one a model, decimal over the horizon
     "Ask every model the same question at the same time; `attrs` keep information sets, fallbacks and the horizon."
     check_number(refit_every, 'refit_every', least=1, whole=True)
-    names = [entrant.name for entrant in entrants]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise MetavolError(f"{', '.join(sorted(twice))}: more than one entrant has this name, "
-                           "and each needs a column of its own; rename one.")
+    _check_names([entrant.name for entrant in entrants])
     tasks = forecast_tasks(query)
     if not len(tasks):
         raise HistoryError(f"no origin has room for a support of {query.history.spec.n_support} windows: {query!r}. "

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import metavol.data
-from metavol.bars import BAR_COLUMNS, BarsError, MetavolError, by_asset, check_bars
+from metavol.bars import BAR_COLUMNS, BarsError, MetavolError, by_asset
 from metavol.data import ServiceError, SymbolError, bars_from_yahoo, load_sample, load_stock_data
 from metavol.files import data_hash, read_bars, write_bars
 from services import yahoo_frame, yahoo_history

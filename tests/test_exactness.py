@@ -14,7 +14,7 @@ from metavol.features import bollinger_width, check_causal, compute_features, rs
 from metavol.maml import MAMLVolatility, constant_rates
 from metavol.neural import Network
 from metavol.processes import garch_variance
-from metavol.tasks import (Windows, asked_between, asset_tasks, create_tasks, cross_market_tasks, forecast_tasks, known_at, labelled,
+from metavol.tasks import (Windows, asked_between, asset_tasks, create_tasks, cross_market_tasks, forecast_tasks, known_at,
                            make_windows, regime_tasks, stack_tasks, window_tasks)
 from metavol.training import Member, MamlVol, PooledSpec, TrainingSpec, predict_all, split_validation, train, train_network
 from metavol.volatility import log_returns

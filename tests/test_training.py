@@ -18,7 +18,7 @@ from metavol.bars import MetavolError
 from metavol.maml import constant_rates
 from metavol.network import fit_standardizer, load_tensors, save_tensors, seeded_network
 from metavol.tasks import asset_tasks, cross_market_tasks, known_at, labelled, make_windows, regime_tasks, window_tasks
-from metavol.training import (Member, MamlVol, Start, TrainingSpec, combine, draw_batch, load_model, plot_history, predict_all, save_model, split_validation,
+from metavol.training import (Member, Start, TrainingSpec, combine, draw_batch, load_model, plot_history, predict_all, save_model, split_validation,
                               train)
 
 SHORT = TrainingSpec(updates=12, batch=6, inner_steps=2, validate_every=4, checkpoint_every=3, rate_lr=0.01)
