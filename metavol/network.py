@@ -60,7 +60,7 @@ def volatility_loss(
     error = pred - target
     return error.square().mean() + lam*error.abs().mean()
 
-# %% ../nbs/11_network.ipynb #2c61c95e
+# %% ../nbs/11_network.ipynb #0bbca64f
 @dataclass(frozen=True, eq=False)
 class Standardizer:
     "Shift and scale learned from training windows; never from what is to be forecast."
@@ -68,13 +68,14 @@ class Standardizer:
     std:np.ndarray # (n_inputs,), positive
     clip:float=5. # Largest size of a standardized input
     def __call__(self,
-        inputs:np.ndarray, # (..., n_inputs) scale-free inputs
+        inputs:np.ndarray, # (..., n_inputs or more) scale-free inputs; columns after those it knows are not read
         dtype:torch.dtype=torch.float32, # Precision of the result
     )->Tensor: # (..., n_inputs) standardized and clipped
-        if np.shape(inputs)[-1] != len(self.mean):
-            raise MetavolError(f"inputs of {np.shape(inputs)[-1]} columns, but this network was trained on {len(self.mean)}: "
+        n_inputs = len(self.mean)
+        if np.shape(inputs)[-1] < n_inputs:
+            raise MetavolError(f"inputs of {np.shape(inputs)[-1]} columns, but this network was trained on {n_inputs}: "
                                "11 with compute_features(bars), 19 with compute_features(bars, extended=True).")
-        return torch.as_tensor(np.clip((inputs - self.mean)/self.std, -self.clip, self.clip), dtype=dtype)
+        return torch.as_tensor(np.clip((inputs[..., :n_inputs] - self.mean)/self.std, -self.clip, self.clip), dtype=dtype)
 
 def fit_standardizer(
     inputs:np.ndarray, # (n, n_inputs) scale-free inputs of the training windows
