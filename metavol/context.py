@@ -238,7 +238,7 @@ def first_rates(
     begin = dict(market=.03, own=.03, level=0., offset=0., gap=.05) if adapted else dict.fromkeys(SHAPES, 0.)
     return {name: torch.full(shape, begin[name], dtype=dtype) for name,shape in SHAPES.items()}
 
-# %% ../nbs/14_context.ipynb #0a8b09c7
+# %% ../nbs/14_context.ipynb #160e7328
 class _Run:
     "State of a training: weights, rates, their running mean, Adam's memory, and the losses by update."
     def __init__(self, start, learn, spec, adapted):
@@ -249,7 +249,7 @@ class _Run:
         if adapted: moved.append(dict(params=list(self.rates.values()), weight_decay=0.))
         self.adam = torch.optim.AdamW(moved)
         self.mean = {name: leaf.detach().clone() for name,leaf in self.leaves()}
-        self.inputs = torch.zeros(learn.history.inputs.shape, dtype=start.dtype)
+        self.inputs = torch.zeros((len(learn.history.time), len(start.standardizer.mean)), dtype=start.dtype)
         self.inputs[learn.origin] = start.standardizer(learn.inputs, start.dtype)
         usable = np.isin(np.arange(len(learn.history.time)), learn.origin)
         grids = [make_grid(learn.history, name, usable) for name in np.unique(learn.market)]

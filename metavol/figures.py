@@ -8,7 +8,7 @@ __all__ = ['COLORS', 'SHADES', 'model_color']
 # %% ../nbs/00_figures.ipynb #b7b3f5da
 import re
 
-# %% ../nbs/00_figures.ipynb #55011c4e
+# %% ../nbs/00_figures.ipynb #86aec727
 COLORS = {
     'realized': '#000000', # What happened
     'true': '#8c8c8c', # What was true, where a simulation knows it
@@ -17,16 +17,18 @@ COLORS = {
     'network': '#1b9e55', # Networks of the usual kind, and MAML
 }
 SHADES = {
-    'classical': {'historical': '#9ecae1', 'ewma': '#6baed6', 'garch': '#2171b5', 'har': '#08306b'},
-    'network': {'longer': '#86cfa4', 'maml': '#00441b', 'network': '#1b9e55'},
+    'classical': {'historical': '#9ecae1', 'ewma': '#6baed6', 'stochastic': '#4292c6', 'gjr': '#08519c',
+                  'egarch': '#3f78b5', 'garch': '#2171b5', 'har': '#08306b'},
+    'network': {'longer': '#86cfa4', 'tuned': '#52b77f', 'scratch': '#b7e0c5', 'maml': '#00441b', 'lstm': '#0f7a5a',
+                'gru': '#2fa39b', 'tcn': '#6b8e23', 'transformer': '#9aa832', 'network': '#1b9e55'},
 }
 
-# %% ../nbs/00_figures.ipynb #ae260ae3
+# %% ../nbs/00_figures.ipynb #71d9dedd
 def model_color(
     name:str, # Name of a model as it stands in a table, such as 'GARCH' or 'Meta-Vol'
 )->str: # Hexadecimal color of its role, in a shade of its own where it has one
     "The color that one model keeps in every figure."
     words = re.findall('[a-z]+', name.lower())
     if 'meta' in words: return COLORS['meta']
-    family = 'network' if {'network', 'maml'} & set(words) else 'classical'
+    family = 'network' if {'network', 'maml', 'lstm', 'gru', 'tcn', 'transformer'} & set(words) else 'classical'
     return next((shade for key,shade in SHADES[family].items() if key in words), COLORS[family])

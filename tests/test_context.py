@@ -255,7 +255,6 @@ def test_what_cannot_be_used_is_refused(model, windows, bars, tmp_path):
     with pytest.raises(MetavolError, match="Windows"): run(learn=bars)
     with pytest.raises(MetavolError, match="no label yet"): run(learn=windows)
     with pytest.raises(HistoryError, match="no market has 18 moments"): run(learn=learn[:60])
-    with pytest.raises(MetavolError, match="19 with"): run(learn=known_at(make_windows(compute_features(bars, extended=True)), "2006-01-01"))
     inputs = learn.history.inputs.copy(); inputs[learn.origin[::20]] = np.nan
     with pytest.raises(MetavolError, match=r"the loss became nan.*AAPL at 2003"): run(learn=replace(learn, history=replace(learn.history, inputs=inputs)))
     with pytest.raises(MetavolError, match="needed 60 -> 5"): model.answer(windows_of(bars, spec=TaskSpec(lookback=60, horizon=4)))
