@@ -11,7 +11,7 @@ from importlib import import_module
 # %% ../nbs/api/package.ipynb #5d53599d
 __version__ = "0.1.0"
 
-# %% ../nbs/api/package.ipynb #fb5b3ddb
+# %% ../nbs/api/package.ipynb #81b50adc
 CHAPTERS = { # Public names, by the chapter that explains them
     'figures': ['COLORS', 'model_color'],
     'bars': ['BAR_COLUMNS', 'BarsError', 'HistoryError', 'MetavolError', 'adjust_bars', 'as_panel', 'by_asset',
@@ -35,14 +35,19 @@ CHAPTERS = { # Public names, by the chapter that explains them
                  'split_validation', 'train', 'train_network'],
     'context': ['ContextSpec', 'ContextVol', 'load_context_model', 'save_context_model', 'train_context'],
     'pretrained': ['forecast', 'load_pretrained', 'model_card'],
-    'classical': ['Ewma', 'Garch', 'Har', 'Historical'],
-    'neural': ['Network'],
-    'scoring': ['diebold_mariano', 'noise_floor', 'qlike', 'score'],
-    'walk_forward': ['Entrant'],
-    'adaptation': ['adaptation_gate', 'adaptation_ledger', 'effective_labels'],
+    'classical': ['Egarch', 'Ewma', 'FewShotGarch', 'Garch', 'Historical'],
+    'stochastic': ['StochasticVolatility'],
+    'har': ['Har', 'SimilarHar'],
+    'neural': ['FineTuned', 'Network', 'Scratch', 'SequenceNetwork'],
+    'scoring': ['noise_floor', 'qlike', 'score', 'score_by', 'score_intervals', 'volatility_proxy', 'with_forecast', 'with_proxy'],
+    'comparison': ['align', 'compare', 'confidence_set', 'diebold_mariano', 'superior_ability'],
+    'walk_forward': ['Entrant', 'Forecaster'],
+    'leaks': ['check_forecaster', 'leak_report'],
+    'league': ['LeagueSpec', 'find_leaks', 'league_table', 'run_league'],
     'sizing': ['SizingSpec', 'target_weights'],
     'backtest': ['Backtest', 'CostSpec', 'run_backtest'],
-    'study': ['SAMPLE_STUDIES', 'Study', 'StudySpec', 'find_leaks', 'run_study', 'save_study'],
+    'study': ['SAMPLE_STUDIES', 'Study', 'StudySpec', 'run_study', 'save_study'],
+    'adaptation': ['adaptation_gate', 'adaptation_ledger', 'effective_labels'],
 }
 
 # %% ../nbs/api/package.ipynb #1d1a1535

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Folder', 'Since', 'Until', 'Names', 'fetch', 'SHOWN', 'kept', 'about', 'main', 'show',
-           'choose_symbols', 'file_study', 'study', 'backtest', 'leakcheck', 'listed', 'note', 'close',
-           'stocks_command', 'crypto_command', 'chosen_model', 'wants_hours', 'is_pair', 'fetch_bars', 'symbol_bars',
-           'bars_named', 'show_forecast', 'forecast_command', 'list_command', 'check_command', 'export_command',
-           'query_command']
+           'choose_symbols', 'file_study', 'study', 'backtest', 'leakcheck', 'leak_task', 'leaks_of_book', 'leaks_of',
+           'listed', 'note', 'close', 'stocks_command', 'crypto_command', 'chosen_model', 'wants_hours', 'is_pair',
+           'fetch_bars', 'symbol_bars', 'bars_named', 'show_forecast', 'forecast_command', 'list_command',
+           'check_command', 'export_command', 'query_command']
 
 # %% ../nbs/api/cli.ipynb #5c915921
 import sys
@@ -111,7 +111,7 @@ def file_study(
     if spec.bars_per_year == 252 and week == set(range(7)): spec = replace(spec, bars_per_year=365)
     return train_bars, test_bars, choose_symbols(spec, train_bars, test_bars, train_symbols, test_symbols)
 
-# %% ../nbs/api/cli.ipynb #d036b322
+# %% ../nbs/api/cli.ipynb #109d756e
 @app.command()
 def study(
     train:Annotated[Optional[Path], typer.Option(
@@ -125,6 +125,10 @@ def study(
         help='Comma-separated symbols to test; none of them is trained on.')]=None,
     sample:Annotated[str, typer.Option(help="Embedded sample where no file is given: 'stocks' or 'crypto'.")]='stocks',
     every:Annotated[Optional[int], typer.Option(min=1, help='Bars between two test origins of an asset.')]=None,
+    rivals:Annotated[str, typer.Option(
+        help="'standard', or 'all' with the four networks that read sequences: some minutes more.")]='standard',
+    keep:Annotated[Optional[Path], typer.Option(
+        help='Folder for finished forecasts; a run that was stopped goes on from there.')]=None,
     seed:Annotated[int, typer.Option(min=0, help='First of the three seeds.')]=0,
     out:Annotated[Path, typer.Option(help='Folder for the results.')]=Path('study'),
 ):
@@ -147,17 +151,20 @@ def study(
         train_bars = test_bars = load_sample(sample)
         spec = SAMPLE_STUDIES[sample]
     else: train_bars,test_bars,spec = file_study(train, test, split, train_symbols, test_symbols)
-    spec = replace(spec, every=every or spec.every, seeds=tuple(seed + i for i in range(len(spec.seeds))))
+    spec = replace(spec, every=every or spec.every, rivals=rivals, seeds=tuple(seed + i for i in range(len(spec.seeds))))
     fresh,folder = not out.exists(),prepare_folder(out)
-    try: result = run_study(train_bars, test_bars, spec)
+    try: result = run_study(train_bars, test_bars, spec, keep=keep)
     except BaseException:
         if fresh: folder.rmdir()
         raise
     save_study(result, folder)
-    show(result.league, f"{result!r}", {'information': 's', 'qlike': '.4f', 'mse_relative': '.3f', 'hit_rate': '.1%',
-                                        'p_qlike': '.3f', 'p_mse': '.3f'})
-    console.print('mse_relative: mean squared error, Historical = 1. '
-                  'p: no difference from Meta-Vol, clustered by date.', soft_wrap=True)
+    console.print(f"{result!r}", style='bold', soft_wrap=True)
+    for information,part in result.league.groupby('information', sort=False):
+        show(part, information, {'qlike': '.4f', 'qlike_low': '.3f', 'qlike_high': '.3f', 'mse_relative': '.3f',
+                                 'hit_rate': '.1%', 'p_qlike_holm': '.3f', 'p_mse_holm': '.3f', 'fallbacks': '.0f'})
+    console.print('few_shot: the bars of the task alone; full_history: everything before the origin. Low, high: 90 % interval. '
+                  'mse_relative: mean squared error, Historical = 1. p: no difference from Meta-Vol, clustered by date, '
+                  'corrected for the number of rivals.', soft_wrap=True)
     console.print(
         f"Written to {folder}: "
         f"{', '.join(sorted(file.name for file in folder.iterdir() if not file.name.startswith('.')))}",
@@ -201,22 +208,52 @@ def backtest(
                                                     max_drawdown='.1%', risk_ratio='.2f', turnover='.1f'))
     if folder is not None: write_whole(folder/'backtest.csv', summary.to_csv().encode())
 
-# %% ../nbs/api/cli.ipynb #e85abc05
+# %% ../nbs/api/cli.ipynb #ed707c6d
 @app.command()
 def leakcheck(
     bars:Annotated[Optional[Path], typer.Option(help='File with bars; without it the embedded stocks.')]=None,
-    symbol:Annotated[Optional[str], typer.Option(help='Asset to check with; by default the first.')]=None,
+    symbol:Annotated[Optional[str], typer.Option(help='The only asset to check with; by default two with a long history.')]=None,
+    model:Annotated[Optional[str], typer.Option(
+        help='my_model.py:Mine or package.module:name: a function of bars, an object with adapt and predict, '
+             'or an Entrant; by default every model of metavol.')]=None,
+    together:Annotated[bool, typer.Option(
+        '--together', help='Hand a function all assets at once, by (symbol, time).')]=False,
 ):
-    """Wreck the future and demand that the past not notice, in features, tasks and every forecaster.
+    """Attack the future four ways and demand that the past not notice: truncation, scrambling, poisoning, a lag of one bar.
 
-    Example: metavol leakcheck
+    Checks features, tasks and every forecaster, or the one you name. Ends with exit code 1 if something leaks.
+
+    Example: metavol leakcheck --model my_model.py:Mine
     """
     from metavol.data import load_sample
     from metavol.files import read_bars
-    from metavol.study import find_leaks
-    table = find_leaks(load_sample('stocks') if bars is None else read_bars(bars), symbol)
-    show(table, 'Does the past notice a wrecked future?', {'result': 's'})
-    if not table['result'].isin(['clean', 'caught']).all(): raise typer.Exit(1)
+    if together and model is None:
+        raise MetavolError("--together says how a function is asked; name one with --model my_model.py:Mine.")
+    held = load_sample('stocks') if bars is None else read_bars(bars)
+    clean = leaks_of_book(held, symbol) if model is None else leaks_of(model, held, symbol, together)
+    if not clean: raise typer.Exit(1)
+
+# %% ../nbs/api/cli.ipynb #d45e0a7d
+def leak_task(bars): # Hourly bars have hours ahead, all others days
+    import pandas as pd
+    from metavol.data import bar_length
+    from metavol.tasks import DAILY, HOURLY
+    return HOURLY if bar_length(bars) == pd.Timedelta('1h') else DAILY
+
+def leaks_of_book(bars, symbol)->bool: # Is everything clean, and every planted leak caught? Printed
+    from metavol.leaks import verdicts
+    from metavol.league import find_leaks
+    table = verdicts(find_leaks(bars, symbol, leak_task(bars)))
+    show(table, 'Does the past notice the future?', {'result': 's'})
+    return bool(table['good'].all())
+
+def leaks_of(model, bars, symbol, together)->bool: # Is this forecaster clean? Printed
+    from metavol.leaks import check_forecaster, leak_bars, load_forecaster
+    used = leak_bars(bars, symbol)
+    found = check_forecaster(load_forecaster(model), used, leak_task(bars), together=together, progress=True)
+    show(found, f"{model} on {', '.join(used.index.get_level_values(0).unique())}", {
+        'result': 's', 'compared': ',d', 'largest': '.2g', 'limit': '.2g'})
+    return not found['leak'].any()
 
 # %% ../nbs/api/cli.ipynb #74d873ea
 Folder = Annotated[Optional[Path], typer.Option(

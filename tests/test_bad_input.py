@@ -10,10 +10,11 @@ import pytest
 
 from metavol.backtest import CostSpec, run_backtest
 from metavol.bars import MetavolError, adjust_bars, as_panel, by_asset, check_bars
-from metavol.classical import Ewma, Garch, Har, Historical
+from metavol.classical import Ewma, Garch, Historical
 from metavol.data import load_bybit_data, load_sample, load_stock_data
 from metavol.files import read_bars, write_bars
 from metavol.features import check_causal, compute_features
+from metavol.har import Har
 from metavol.maml import MAMLVolatility
 from metavol.neural import Network
 from metavol.scoring import diebold_mariano, score

@@ -13,14 +13,18 @@ import pandas as pd
 import pytest
 
 import metavol.data
+import metavol.league
 import metavol.study
+from metavol.classical import Historical
 from metavol.cli import main
 from metavol.data import UnreachableError, load_sample
 from metavol.files import read_bars, write_bars
+from metavol.leaks import LeakSpec, leak_bars, leak_report
 from metavol.pretrained import forecast, load_pretrained
 from metavol.store import Store
 from metavol.context import ContextSpec, save_context_model
 from metavol.training import PooledSpec, TrainingSpec
+from metavol.walk_forward import Entrant
 from services import candles, envelope
 
 FILES = {"league.csv", "forecasts.parquet", "backtest.csv", "model.safetensors", "run.json", "report.html"}
@@ -141,15 +145,17 @@ def test_study_on_files_and_crypto_and_backtest(shell, quick, files, tmp_path):
     assert set(pd.read_parquet(tmp_path/"coins"/"forecasts.parquet").index.get_level_values(0)) == {"EOS", "LTC"}
 
 
-def test_leakcheck_is_clean_and_finds_its_plant(shell):
+def test_leakcheck_is_clean_and_catches_its_plants(shell):
     code, printed, _ = shell("leakcheck", "--symbol", "GOOG")
-    assert code == 0 and "a planted leak" in printed and printed.count("clean") == 16 and printed.count("caught") == 1
+    assert code == 0 and printed.count("planted: ") == 3 and printed.count("caught by") == 3 and printed.count("clean") >= 18
 
 
 def test_leakcheck_fails_when_something_leaks(shell, monkeypatch):
-    monkeypatch.setattr(metavol.study.Historical, "predict", lambda self, query: np.nan_to_num(query.y, nan=1.))
+    cheat = type("Cheat", (Historical,), {"predict": lambda self, query: np.nan_to_num(query.y, nan=1.)})()
+    few = LeakSpec(n_bars=450)
+    monkeypatch.setattr(metavol.league, "find_leaks", lambda bars, symbol, task: leak_report([Entrant("Cheat", cheat, "few_shot")], leak_bars(bars, symbol, few), task, few, progress=False))
     code, printed, _ = shell("leakcheck", "--symbol", "GOOG")
-    assert code == 1 and "changing the bars" in printed
+    assert code == 1 and "GOOG at" in printed and printed.count("caught by") == 3
 
 
 # The store

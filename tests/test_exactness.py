@@ -9,8 +9,9 @@ from arch.univariate import GARCH, ZeroMean
 from bidask import edge
 
 from metavol.bars import PRICES
-from metavol.classical import FEW_SHOT_LAGS, Ewma, Garch, Har, Historical, support_rows
+from metavol.classical import Ewma, Garch, Historical, support_rows
 from metavol.features import bollinger_width, check_causal, compute_features, rsi, spread_estimate
+from metavol.har import FEW_SHOT_LAGS, Har, SimilarHar
 from metavol.maml import MAMLVolatility, constant_rates
 from metavol.neural import Network
 from metavol.processes import garch_variance
@@ -56,11 +57,12 @@ def entrants(windows):
         Entrant("GARCH, few-shot", Garch(), "few_shot", "each_task"), Entrant("HAR, few-shot", Har(FEW_SHOT_LAGS), "few_shot", "each_task"),
         Entrant("GARCH", Garch(), "full_history", "by_asset"), Entrant("GJR", Garch(asymmetric=True), "full_history", "by_asset"),
         Entrant("HAR", Har(), "full_history", "by_asset"), Entrant("Pooled HAR", Har().adapt(windows), "full_history"),
+        Entrant("Pooled HAR, logs", Har(form="logs").adapt(windows), "full_history"), Entrant("Similar HAR", SimilarHar(windows), "full_history", "each_task"),
         Entrant("Network", Network(starts=(train_network(training, watch, POOLED, torch.float64, progress=False),)), "full_history"),
         Entrant("Meta-Vol", meta_model(windows), "few_shot", "each_task")]
 
 
-NAMES = ["Historical", "EWMA", "GARCH, few-shot", "HAR, few-shot", "GARCH", "GJR", "HAR", "Pooled HAR", "Network", "Meta-Vol"]
+NAMES = ["Historical", "EWMA", "GARCH, few-shot", "HAR, few-shot", "GARCH", "GJR", "HAR", "Pooled HAR", "Pooled HAR, logs", "Similar HAR", "Network", "Meta-Vol"]
 
 
 SPLIT, END = "2010-04-15", "2010-07-15" # `check_causal` cuts `four` between the two

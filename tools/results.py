@@ -60,7 +60,7 @@ def only(bars, names): return bars[bars.index.get_level_values(0).isin(names)]
 
 def returns_of(bars): return np.log(as_panel(bars)["close"]).groupby(level=0).diff()
 
-def range_ruler(bars, spec): return volatility_proxy(range_variance(bars), returns_of(bars), spec.task.horizon, spec.split)
+def range_ruler(bars, spec): return volatility_proxy(range_variance(bars), returns_of(bars), spec.task.horizon, spec.split, pooled=True)
 
 
 def sample(name):
@@ -127,18 +127,16 @@ SETUPS = dict(stocks=lambda: sample("stocks"), crypto=lambda: sample("crypto"), 
               sp500=sp500, indices=indices)
 
 
-@cache
-def trained(train, split, task, n_windows): # The models of one training; tables that share it share them
-    return {}
+TRAINED = {} # By what they learned from, so that tables that share a training share its models
 
 def entrants_of(setup):
     "Trained once for all tables that learn from the same windows."
     spec = setup.spec
-    kept = trained(spec.train, spec.split, spec.task, spec.rivals)
-    if not kept:
+    key = (spec.train, spec.split, spec.task, spec.rivals, spec.seeds)
+    if key not in TRAINED:
         training = training_windows(setup.train_bars, spec)
-        kept["entrants"] = [*enter_formulas(training), *enter_networks(training, spec)]
-    return kept["entrants"]
+        TRAINED[key] = [*enter_formulas(training), *enter_networks(training, spec)]
+    return TRAINED[key]
 
 def csv(table): return table.to_csv(float_format="%.6g").encode()
 
@@ -151,7 +149,8 @@ def tables(setup, forecasts, history):
     "Everything that is kept of a league, by file name."
     spec, states = setup.spec, market_states(history)
     kept = {"league.csv": league_table(forecasts, spec.every), "by_state.csv": score_by(forecasts, states["state"]), "by_year.csv": score_by(forecasts, "year"),
-            "transition.csv": transition_table(forecasts, states, "Historical"), "worst.csv": worst_days(forecasts, "Meta-Vol"), "by_date.csv": by_date(forecasts)}
+            "transition.csv": transition_table(forecasts, states, "Historical"), "worst.csv": worst_days(forecasts, "Meta-Vol")}
+    if forecasts.index.get_level_values("time").nunique() <= 300: kept["by_date.csv"] = by_date(forecasts)
     if len(spec.test) <= 100: kept["by_asset.csv"] = score_by(forecasts, "symbol")[["qlike", "mse"]]
     if setup.ruler is not None: kept["ruler.csv"] = league_table(with_proxy(forecasts, setup.ruler), spec.every)
     return kept

@@ -21,14 +21,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from metavol.classical import Ewma, Har, Historical
+from metavol.classical import Ewma, Historical
 from metavol.files import data_hash, read_bars
+from metavol.har import Har
 from metavol.features import compute_features
 from metavol.neural import Network
 from metavol.pretrained import forecast_windows, model_card, with_interval
-from metavol.scoring import diebold_mariano, score
+from metavol.comparison import diebold_mariano
+from metavol.scoring import score
 from metavol.context import load_context_model, save_context_model
-from metavol.study import StudySpec, train_one_number
+from metavol.league import LeagueSpec, train_one_number
 from metavol.tasks import DAILY, HOURLY, asked_between, known_at, labelled, make_windows, thin
 from metavol.training import split_validation
 from metavol.walk_forward import Entrant, walk_forward
@@ -40,12 +42,12 @@ SETTINGS = {
     "hourly": dict(file="crypto_hourly.parquet", split="2022-07-01", task=HOURLY, bar="1 hour",
                    source="11 Binance spot pairs against USDT, hourly candles", market="large coins")}
 SEEDS = (0, 1, 2)
-RECIPE = "pooled network, then weights and the rates of one adapted number together (chapters 13, 14 and 33)"
+RECIPE = "pooled network, then weights and the rates of one adapted number together (chapters 13, 14 and 28)"
 
 
 def train(windows, task):
     "The learner: from labelled windows to the pooled network it began with and the forecaster it became."
-    spec = StudySpec(train=("these",), test=("others",), split="2000-01-01", task=task, seeds=SEEDS)
+    spec = LeagueSpec(train=("these",), test=("others",), split="2000-01-01", task=task, seeds=SEEDS)
     network = Network(spec.seeds, spec.pooled, progress=True).adapt(windows)
     return network, train_one_number(windows, network, spec)
 

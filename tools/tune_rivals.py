@@ -1,0 +1,92 @@
+"""Try the same few settings for every network that is a rival, and keep the table: some minutes on one core.
+
+    METAVOL_DATA=DIR OMP_NUM_THREADS=1 python tools/tune_rivals.py
+
+Every second symbol of us_equities_daily.parquet, in alphabetical order, with labels known before 2018-01-01: the half that is trained
+on in the results chapter. Each setting is trained with one seed and a shortened schedule, and judged on the dates and assets that
+training holds out inside that half. The test half and the dates from 2018 on are not read. Writes nbs/results/tuning.csv, and prints
+the chosen rows: they are the defaults of chapter 23.
+"""
+import argparse
+import os
+import sys
+from itertools import chain
+from pathlib import Path
+from time import process_time
+
+import pandas as pd
+
+from metavol.features import compute_features
+from metavol.files import read_bars
+from metavol.neural import BODIES, Network, Scratch, SequenceNetwork, Setting, held_out_loss, train_sequence
+from metavol.network import fit_standardizer
+from metavol.tasks import known_at, labelled, make_windows, thin
+from metavol.training import PooledSpec, split_validation, train_network
+
+SPLIT = "2018-01-01"
+RATES = (1e-3, 3e-3, 1e-2) # Highest learning rate of the schedule
+WIDTHS = {"network": (32, 64), **{kind: (16, 32) for kind in BODIES}}
+BATCH = {"network": 512, **{kind: 256 for kind in BODIES}}
+SCRATCH = [(rate, steps, every) for every in (True, False) for steps in (5, 20) for rate in (3e-3, 1e-2, 3e-2)]
+
+
+def training_windows(folder):
+    "Labelled windows of the half that is trained on."
+    bars = read_bars(folder/"us_equities_daily.parquet")
+    mine = bars[bars.index.get_level_values(0).isin(list(bars.index.unique(0))[::2])]
+    return known_at(labelled(make_windows(compute_features(mine[mine.index.get_level_values(1) < SPLIT]))), SPLIT)
+
+
+def trained(kind, width, spec, train, watch):
+    "A network of one seed, and how many weights it has."
+    if kind == "network":
+        start = train_network(train, watch, spec, hidden_dim=width, progress=False)
+        return Network((spec.seed,), spec, (start,)), sum(p.numel() for p in start.params.values())
+    setting = Setting(width, spec)
+    net = train_sequence(kind, train, watch, setting, progress=False)
+    model = SequenceNetwork(kind, (spec.seed,), setting, nets=(net,), standardizer=fit_standardizer(train.inputs))
+    return model, sum(p.numel() for p in net.parameters())
+
+
+def tune_networks(train, watch, updates, kinds):
+    "One row for each kind, width and rate."
+    for kind in kinds:
+        for width in WIDTHS[kind]:
+            for rate in RATES:
+                began = process_time()
+                spec = PooledSpec(updates, BATCH[kind], rate, validate_every=100)
+                model, parameters = trained(kind, width, spec, train, watch)
+                seconds = process_time() - began
+                yield dict(kind=kind, setting=f"width {width}, rate {rate:g}", loss=held_out_loss(model, watch), parameters=parameters, seconds=seconds)
+
+
+def tune_scratch(watch):
+    "One row for each rate, number of steps and choice of labels."
+    for rate, steps, every_label in SCRATCH:
+        began = process_time()
+        model = Scratch((0,), rate, steps, every_label)
+        loss = held_out_loss(model, watch)
+        labels = "every label" if every_label else "ten labels"
+        yield dict(kind="scratch", setting=f"rate {rate:g}, {steps} steps, {labels}", loss=loss, parameters=7041, seconds=process_time() - began)
+
+
+def main():
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--updates", type=int, default=400, help="gradient steps of each setting")
+    words.add_argument("--out", type=Path, default=Path(__file__).parents[1]/"nbs"/"results"/"tuning.csv", help="file to write")
+    words.add_argument("--kinds", nargs="*", default=list(WIDTHS), choices=list(WIDTHS), help="which networks; by default all")
+    asked = words.parse_args()
+    if "METAVOL_DATA" not in os.environ: sys.exit("METAVOL_DATA is not set: let it name the folder that holds us_equities_daily.parquet")
+    train, watch = split_validation(training_windows(Path(os.environ["METAVOL_DATA"])))
+    rows = []
+    for row in chain(tune_networks(train, watch, asked.updates, asked.kinds), tune_scratch(thin(watch, 5))):
+        print(f"{row['kind']:12} {row['setting']:40} loss {row['loss']:.5f} {row['seconds']:6.1f} s", flush=True)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table["chosen"] = table.index.isin(table.groupby("kind").loss.idxmin())
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(asked.out, index=False, float_format="%.5g")
+    print(table[table.chosen].to_string(index=False))
+
+
+if __name__ == "__main__": main()
