@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['CORRECTIONS', 'AlignmentError', 'describe_origins', 'check_agreement', 'align', 'merged_attrs', 'date_losses',
-           'date_differences', 'check_models', 'mean_test', 'check_dates', 'harvey_test', 'DieboldMariano',
-           'diebold_mariano', 'dates_overlap', 'compare', 'check_size', 'check_rivals', 'widening', 'block_length',
-           'widened', 'check_spread', 'confidence_set', 'set_p_values', 'SuperiorAbility', 'superior_ability',
-           'superior_p_values', 'plot_lead']
+           'date_differences', 'check_models', 'mean_test', 'harvey_test', 'DieboldMariano', 'diebold_mariano',
+           'dates_overlap', 'compare', 'check_size', 'check_rivals', 'widening', 'block_length', 'widened',
+           'check_spread', 'confidence_set', 'set_p_values', 'SuperiorAbility', 'superior_ability', 'superior_p_values',
+           'plot_lead']
 
-# %% ../nbs/25_comparison.ipynb #c2f8d96c
+# %% ../nbs/25_comparison.ipynb #1bf87f3e
 from dataclasses import dataclass
 from math import ceil, copysign, inf, sqrt
 
@@ -24,7 +24,7 @@ from statsmodels.stats.multitest import multipletests
 
 from .bars import MetavolError, check_number, describe_row
 from .figures import model_color
-from .scoring import OUTCOMES, ForecastError, TooFewDates, check_forecasts, losses, model_names
+from .scoring import OUTCOMES, ForecastError, check_dates, check_forecasts, losses, model_names
 
 # %% ../nbs/25_comparison.ipynb #dd4eab0b
 class AlignmentError(ForecastError):
@@ -117,7 +117,7 @@ def check_models(
         if name not in (models := model_names(forecasts)):
             raise ForecastError(f"{name!r} is not a model of this table; choose from {', '.join(models)}.")
 
-# %% ../nbs/25_comparison.ipynb #7e711e0a
+# %% ../nbs/25_comparison.ipynb #1cdd8543
 def mean_test(
     differences:np.ndarray, # (..., n) loss differences, time along the last axis
     overlap:int=1, # Consecutive differences that share a return
@@ -125,7 +125,8 @@ def mean_test(
 )->tuple[float, float, float, int]: # Mean, its standard error, two-sided p value (arrays for many series), terms
     "Is the mean of a correlated series zero? Variance from slow cosines, Student t (Lazarus et al., 2018)."
     differences = np.asarray(differences, float)
-    n = check_dates(differences.shape[-1], max(20, 8*overlap), f"a test of differences that overlap {overlap} deep")
+    n = differences.shape[-1]
+    check_dates(n, max(20, 8*overlap), f"a test of differences that overlap {overlap} deep")
     if terms is None: terms = max(2, min(round(.2*n**(2/3)), n//(4*overlap)))
     if not 1 <= terms <= min(n - 1, n//overlap):
         raise MetavolError(f"terms={terms}: needed 1 to {min(n - 1, n//overlap)} for {n} dates that overlap "
@@ -136,23 +137,15 @@ def mean_test(
     ratio = np.abs(mean)/np.where(flat, 1, error)
     return mean, error[()], np.where(flat, mean == 0, 2*stats.t.sf(ratio, terms))[()], terms
 
-def check_dates(
-    n_dates:int, # Dates at hand
-    needed:int, # Fewest that will do
-    test:str, # What they are needed for
-)->int: # The dates at hand; raises `TooFewDates` where they are too few
-    "Demand enough dates, and say how many that is."
-    if n_dates >= needed: return n_dates
-    raise TooFewDates(f"{n_dates} dates are too few: {test} needs at least {needed}; score more origins.")
-
-# %% ../nbs/25_comparison.ipynb #cc1ac3c2
+# %% ../nbs/25_comparison.ipynb #6d87cf49
 def harvey_test(
     differences:np.ndarray, # (n,) loss differences in order of time
     overlap:int=1, # Consecutive differences that share a return
     lags:int|None=None, # Autocovariances counted; None for overlap - 1
 )->tuple[float, float, float, int]: # Mean, its standard error, two-sided p value, lags
     "The test in its published form: Newey-West variance, small-sample factor, Student t (Harvey et al., 1997)."
-    n = check_dates(len(differences), max(20, 8*overlap), f"a test of differences that overlap {overlap} deep")
+    n = len(differences)
+    check_dates(n, max(20, 8*overlap), f"a test of differences that overlap {overlap} deep")
     if lags is None: lags = overlap - 1
     if not overlap - 1 <= lags < n:
         raise MetavolError(f"lags={lags}: needed at least {overlap - 1}, because targets overlap, "

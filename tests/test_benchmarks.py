@@ -30,3 +30,10 @@ def test_the_learner_prints_its_ratios():
                           capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert "times the floor" in done.stdout and "metavol, eager" in done.stdout and "adapt and predict, 3 assets" in done.stdout
+
+
+def test_the_judge_prints_its_seconds():
+    environment = {name: value for name, value in os.environ.items() if name != "METAVOL_DATA"}
+    done = subprocess.run([sys.executable, BENCHMARKS/"judge.py", "--assets", "3", "--bars", "400", "--jobs", "1", "--every", "20", "--part", "classical"],
+                          env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "") and "engine, by asset" in done.stdout and "all classical" in done.stdout
