@@ -159,7 +159,7 @@ def most_likely(
             return found.tolist(), True
     return found.tolist(), False
 
-# %% ../nbs/20_classical.ipynb #e294b714
+# %% ../nbs/20_classical.ipynb #a364779a
 def estimate_garch(
     returns:np.ndarray, # (n,) log returns of one asset, decimal, oldest first, not constant
     asymmetric:bool, # Estimate gamma, too?
@@ -170,7 +170,7 @@ def estimate_garch(
     standard,unit = standard_returns(returns)
     model = ZeroMean(standard, volatility=GARCH(1, int(asymmetric), 1),
                      distribution=DISTRIBUTIONS[distribution](), rescale=False)
-    begin = before and [max(before.omega/unit**2, 1e-6), before.alpha, *[before.gamma]*asymmetric, before.beta,
+    begin = before and [max(round(before.omega/unit**2, 10), 1e-6), before.alpha, *[before.gamma]*asymmetric, before.beta,
                         *[before.dof]*(distribution == 't')]
     values,converged = most_likely(model, begin)
     found = dict(zip(model.volatility.parameter_names() + model.distribution.parameter_names(), values))

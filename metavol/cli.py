@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Folder', 'Since', 'Until', 'Names', 'fetch', 'SHOWN', 'kept', 'about', 'main', 'show',
-           'choose_symbols', 'file_study', 'study', 'backtest', 'leakcheck', 'leak_task', 'leaks_of_book', 'leaks_of',
-           'listed', 'note', 'close', 'stocks_command', 'crypto_command', 'chosen_model', 'wants_hours', 'is_pair',
-           'fetch_bars', 'symbol_bars', 'bars_named', 'show_forecast', 'forecast_command', 'list_command',
-           'check_command', 'export_command', 'query_command']
+           'choose_symbols', 'file_study', 'show_league', 'study', 'backtest', 'leakcheck', 'leak_task',
+           'leaks_of_book', 'leaks_of', 'listed', 'note', 'close', 'stocks_command', 'crypto_command', 'chosen_model',
+           'wants_hours', 'is_pair', 'fetch_bars', 'symbol_bars', 'bars_named', 'show_forecast', 'forecast_command',
+           'list_command', 'check_command', 'export_command', 'query_command']
 
 # %% ../nbs/api/cli.ipynb #5c915921
 import sys
@@ -50,14 +50,15 @@ def main()->None:
         if left.code == 130: print('stopped; what came whole is kept, nothing was written half', file=sys.stderr)
         raise
 
-# %% ../nbs/api/cli.ipynb #bdf20c33
+# %% ../nbs/api/cli.ipynb #ecc996c2
 def show(
     frame, # DataFrame, printed with its index
     title:str, # Above the table
     columns:dict[str, str], # Column, and how its numbers are formatted
 )->None: # Printed
     "Print a table that fits a terminal."
-    table = Table(title=title, title_justify='left', title_style='bold', box=box.SIMPLE, pad_edge=False)
+    table = Table(title=title, title_justify='left', title_style='bold', box=box.SIMPLE, pad_edge=False,
+                  padding=(0, 1, 0, 0))
     table.add_column(frame.index.name or '', no_wrap=columns.keys() != {'result'})
     for name in columns:
         table.add_column(name.replace('_', '\n'), justify='left' if columns[name] == 's' else 'right',
@@ -111,7 +112,19 @@ def file_study(
     if spec.bars_per_year == 252 and week == set(range(7)): spec = replace(spec, bars_per_year=365)
     return train_bars, test_bars, choose_symbols(spec, train_bars, test_bars, train_symbols, test_symbols)
 
-# %% ../nbs/api/cli.ipynb #109d756e
+# %% ../nbs/api/cli.ipynb #85129f18
+def show_league(
+    league, # Rows of one information set, from `league_table`
+    title:str, # Which
+)->None: # Printed
+    "The columns of a league table that fit a terminal."
+    interval = league['qlike_low'].map('{:.2f}'.format) + '-' + league['qlike_high'].map('{:.2f}'.format)
+    table = league.assign(interval=interval.where(league['qlike_low'].notna(), ''), p_qlike=league['p_qlike_holm'],
+                          p_mse=league['p_mse_holm'])
+    show(table, title, {'qlike': '.4f', 'interval': 's', 'mse_relative': '.3f', 'hit_rate': '.1%', 'p_qlike': '.3f',
+                        'p_mse': '.3f'})
+
+# %% ../nbs/api/cli.ipynb #31424833
 @app.command()
 def study(
     train:Annotated[Optional[Path], typer.Option(
@@ -159,12 +172,12 @@ def study(
         raise
     save_study(result, folder)
     console.print(f"{result!r}", style='bold', soft_wrap=True)
-    for information,part in result.league.groupby('information', sort=False):
-        show(part, information, {'qlike': '.4f', 'qlike_low': '.3f', 'qlike_high': '.3f', 'mse_relative': '.3f',
-                                 'hit_rate': '.1%', 'p_qlike_holm': '.3f', 'p_mse_holm': '.3f', 'fallbacks': '.0f'})
-    console.print('few_shot: the bars of the task alone; full_history: everything before the origin. Low, high: 90 % interval. '
+    for information,part in result.league.groupby('information', sort=False): show_league(part, information)
+    console.print('few_shot: the bars of the task alone; full_history: everything before the origin. QLIKE with its 90 % interval. '
                   'mse_relative: mean squared error, Historical = 1. p: no difference from Meta-Vol, clustered by date, '
-                  'corrected for the number of rivals.', soft_wrap=True)
+                  'corrected for the number of rivals (Holm).', soft_wrap=True)
+    failed = result.league['fallbacks'][lambda count: count > 0]
+    if len(failed): console.print('Fits that failed and were replaced: ' + ', '.join(f'{n} {k}' for n,k in failed.items()), soft_wrap=True)
     console.print(
         f"Written to {folder}: "
         f"{', '.join(sorted(file.name for file in folder.iterdir() if not file.name.startswith('.')))}",

@@ -307,16 +307,23 @@ def _facts(train_bars, test_bars, training):
             'training_from': str(training.time.min())[:10], 'training_to': str(training.label_time.max())[:10],
             'versions': {'python': platform.python_version(), **{name: version(name) for name in names}}}
 
-# %% ../nbs/28_league.ipynb #b6a36fc6
+# %% ../nbs/28_league.ipynb #b6902955
 def plot_league(
-    result:LeagueResult, # A finished league
-)->Figure: # Points with intervals, and the noise floor
-    "QLIKE of every model with its interval, beside the score a perfect forecast would get."
-    table = result.league.sort_values('qlike', ascending=False)
-    fig,ax = plt.subplots(figsize=(8, .27*len(table) + 1))
-    floor = noise_floor(result.spec.task.horizon)
-    plot_scores(table, 'qlike', ax, floor)
-    ax.set_title(f"{result.best} has the lowest QLIKE on {len(result.forecasts):,} forecasts", pad=18)
+    league:pd.DataFrame, # From `league_table`
+    horizon:int, # Bars ahead, for the noise floor
+)->Figure: # Points with intervals, one panel an information set
+    "QLIKE of every model with its interval, beside the score a perfect forecast of Gaussian returns would get."
+    parts = dict(iter(league.groupby('information', sort=False)))
+    heights = [len(part) + 1 for part in parts.values()]
+    fig,axes = plt.subplots(len(parts), 1, sharex=True, squeeze=False, figsize=(8, .24*sum(heights) + .8), height_ratios=heights)
+    for ax,(name,part) in zip(axes[:, 0], parts.items()):
+        plot_scores(part, 'qlike', ax, noise_floor(horizon))
+        ax.set(ylabel=name); ax.tick_params(axis='y', labelsize=8)
+    ax.set(xlabel='QLIKE on variance with its 90 % interval (dashed: a perfect forecast of Gaussian returns)')
+    best = parts['full_history']['qlike'].idxmin() if 'full_history' in parts else league['qlike'].idxmin()
+    level = league['qlike_in_set'].eq(True).sum()
+    fig.suptitle(f"{best} has the lowest QLIKE" + f"; {level} of {len(league)} models are in the 90 % confidence set"*bool(level))
+    fig.tight_layout()
     return fig
 
 # %% ../nbs/28_league.ipynb #11d4e20c
@@ -359,7 +366,7 @@ def plot_differences(
     ax.legend(frameon=False, ncols=3, fontsize=9); ax.tick_params(axis='x', rotation=15)
     return fig
 
-# %% ../nbs/28_league.ipynb #9210d8ed
+# %% ../nbs/28_league.ipynb #07877f72
 def find_leaks(
     bars:pd.DataFrame, # Bars of one asset or many
     symbol:str|None=None, # Asset to check with; by default the first ones
@@ -373,4 +380,6 @@ def find_leaks(
                       pooled=PooledSpec(updates=20, batch=128, validate_every=20), meta=TrainingSpec(updates=5),
                       context=ContextSpec(updates=5))
     entrants = [*enter_formulas(training), *enter_networks(training, spec, progress)]
+    if len(set(training.symbol)) == 1: # A lone asset has nobody to be similar to
+        entrants = [entrant for entrant in entrants if entrant.name != 'Similar HAR']
     return leak_report(entrants, used, task, progress=progress)

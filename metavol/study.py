@@ -116,7 +116,7 @@ LEAGUE_CAPTION = ('Losses on the same origins, decimal volatility over the horiz
                   'p: no difference from Meta-Vol, clustered by date; holm: corrected for the number of rivals. '
                   'set: in the 90 % model confidence set. fallbacks: fits that failed and were replaced.')
 
-# %% ../nbs/33_study.ipynb #64d29732
+# %% ../nbs/33_study.ipynb #13d01d29
 def study_report(
     study:Study, # A finished study
 )->str: # A self-contained page
@@ -150,7 +150,7 @@ def study_report(
     longest = study.forecasts.groupby(level=0).size().sort_values().index
     return html_page('metavol study', {
         'What was found': [
-            Text(lead), Text(steps), Picture(plot_league(study), 'QLIKE of each model with the score of a perfect forecast')],
+            Text(lead), Text(steps), Picture(plot_league(league, spec.task.horizon), 'QLIKE of each model with the score of a perfect forecast')],
         'League table': [
             Text(how), *(Table(part[[*SHOWN]], f"{name}. {LEAGUE_CAPTION}", 3)
                          for name,part in league.groupby('information', sort=False))],

@@ -299,11 +299,12 @@ def _parts(thing, above): # Bytes that say what a value is; `above` are the valu
     elif isinstance(thing, FunctionType | MethodType | CodeType | type | partial): yield from _code_parts(thing, above)
     else: yield from _inner_parts(thing, above)
 
-# %% ../nbs/26_walk_forward.ipynb #9a876dd5
+# %% ../nbs/26_walk_forward.ipynb #a75586a7
 def _inner_parts(thing, above): # Of collections and of objects with fields
     if isinstance(thing, dict): inner = sorted(thing.items(), key=lambda item: str(item[0]))
     elif isinstance(thing, set | frozenset): inner = sorted(map(fingerprint, thing))
     elif isinstance(thing, list | tuple | np.ndarray): inner = list(thing)
+    elif hasattr(thing, 'state_dict'): inner = [type(thing), repr(thing), dict(thing.state_dict())] # A network of torch
     elif is_dataclass(thing): inner = [type(thing), {field.name: getattr(thing, field.name) for field in fields(thing)}]
     elif hasattr(thing, '__dict__'): inner = [type(thing), vars(thing)]
     else: inner = [joblib.hash(thing)]

@@ -17,7 +17,8 @@ from metavol.features import check_causal, compute_features
 from metavol.har import Har
 from metavol.maml import MAMLVolatility
 from metavol.neural import Network
-from metavol.scoring import diebold_mariano, score
+from metavol.comparison import diebold_mariano
+from metavol.scoring import score
 from metavol.sizing import SizingSpec, target_weights
 from metavol.study import StudySpec, run_study
 from metavol.tasks import (TaskSpec, asset_tasks, create_tasks, cross_market_tasks, forecast_tasks, labelled, make_windows, regime_tasks,

@@ -22,6 +22,7 @@ from metavol.maml import constant_rates
 from metavol.network import Standardizer, VolatilityNet
 from metavol.tasks import TaskSpec, Windows, asked_between, forecast_tasks, labelled, make_windows, thin
 from metavol.training import MamlVol, Member, Start
+from metavol.neural import seeded_sequence
 from metavol.walk_forward import FITTED, Entrant, Forecaster, cut_pieces, fingerprint, known_past, walk_forward
 
 
@@ -287,7 +288,7 @@ def constant(): return 3
 
 
 THINGS = [network(), Level(), Warm(), Says(SHAPES["a column"]), Garch(), {"b", "a", "c"}, {"b": 1, "a": {2.}}, np.arange(3), torch.arange(3.), [np.datetime64("2020-01-01"), None, 1 + 2j],
-          pd.DataFrame({"a": ["x", "y"]}, [1, 2]), lambda: constant(), TaskSpec(), cache, np.sqrt, pd.Timestamp("2020-01-01"), Path("a")]
+          pd.DataFrame({"a": ["x", "y"]}, [1, 2]), lambda: constant(), TaskSpec(), cache, np.sqrt, pd.Timestamp("2020-01-01"), Path("a"), seeded_sequence("lstm", 4, 10)]
 
 
 def test_a_run_that_was_killed_goes_on_with_the_same_bits(tmp_path, monkeypatch):
