@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SMALLEST', 'FALLBACK', 'LEAST_RETURNS', 'LARGEST_PERSISTENCE', 'DISTRIBUTIONS', 'EARLIEST', 'STARTS', 'LOWEST',
-           'HIGHEST', 'STEPS', 'CHUNK', 'EGARCH_FALLBACK', 'VARIANCE_BOUNDS', 'last_returns', 'trailing_volatility',
-           'Historical', 'ewma_weights', 'Ewma', 'GarchFit', 'with_level', 'standard_returns', 'most_likely',
-           'estimate_garch', 'support_rows', 'asset_returns', 'filter_rows', 'garch_forecast', 'earlier', 'Garch',
-           'recursion', 'backcast', 'variances', 'misfit', 'slopes', 'next_place', 'first_place', 'likeliest_garch',
-           'estimate_many', 'supported_tasks', 'many_forecasts', 'FewShotGarch', 'EgarchFit', 'egarch_variance',
-           'estimate_egarch', 'egarch_horizon_variance', 'Egarch']
+           'HIGHEST', 'STEPS', 'CHUNK', 'EGARCH_FALLBACK', 'EGARCH_RETURNS', 'VARIANCE_BOUNDS', 'last_returns',
+           'trailing_volatility', 'Historical', 'ewma_weights', 'Ewma', 'GarchFit', 'with_level', 'standard_returns',
+           'most_likely', 'estimate_garch', 'support_rows', 'asset_returns', 'filter_rows', 'garch_forecast', 'earlier',
+           'Garch', 'recursion', 'backcast', 'variances', 'misfit', 'slopes', 'next_place', 'first_place',
+           'likeliest_garch', 'estimate_many', 'supported_tasks', 'many_forecasts', 'FewShotGarch', 'EgarchFit',
+           'egarch_variance', 'estimate_egarch', 'egarch_horizon_variance', 'Egarch']
 
 # %% ../nbs/20_classical.ipynb #f842e09c
 from dataclasses import dataclass, field, replace
@@ -483,8 +483,9 @@ class EgarchFit:
     converged:bool # Did the optimizer finish? False: `EGARCH_FALLBACK` stands in
     residuals:np.ndarray=field(repr=False) # (n,) standardised returns of the support
 
-# %% ../nbs/20_classical.ipynb #41fc14cb
+# %% ../nbs/20_classical.ipynb #ed0596f0
 EGARCH_FALLBACK = [0., .12, 0., .98, 8.] # omega, alpha, gamma, beta, dof: a slow recursion without a sign
+EGARCH_RETURNS = 250 # With fewer, five parameters of a log variance wander off, so the fallback stands in, and is counted
 VARIANCE_BOUNDS = (1e-8, 1e8) # In units of the mean squared return; no filter leaves them
 
 # %% ../nbs/20_classical.ipynb #8b872fb4
@@ -497,7 +498,7 @@ def egarch_variance(
     returns,bounds = np.r_[standard, 0.],np.tile(VARIANCE_BOUNDS, (len(standard) + 1, 1))
     return EGARCH(1, 1, 1).compute_variance(np.array(parameters), returns, np.empty_like(returns), start, bounds)
 
-# %% ../nbs/20_classical.ipynb #8eed6b5e
+# %% ../nbs/20_classical.ipynb #3655b7f9
 def estimate_egarch(
     symbol:str, # Asset
     time:np.datetime64, # Of the first return, UTC
@@ -508,7 +509,7 @@ def estimate_egarch(
     standard,unit = standard_returns(returns)
     model = ZeroMean(standard, volatility=EGARCH(1, 1, 1), distribution=StudentsT(), rescale=False)
     begin = before and [before.omega, before.alpha, before.gamma, before.beta, before.dof]
-    found,converged = most_likely(model, begin)
+    found,converged = most_likely(model, begin) if len(returns) >= EGARCH_RETURNS else ([], False)
     *parameters,dof = found if converged else EGARCH_FALLBACK
     parameters[3] = min(parameters[3], LARGEST_PERSISTENCE)
     start = float(model.volatility.backcast(standard))
@@ -529,7 +530,7 @@ def egarch_horizon_variance(
     drift = np.r_[0., np.cumsum(fit.omega*powers + growth)[:-1]]
     return np.exp(drift + np.log(next_variance)[:, None]*powers).sum(1)
 
-# %% ../nbs/20_classical.ipynb #9188cdad
+# %% ../nbs/20_classical.ipynb #a4c09887
 @dataclass(frozen=True)
 class Egarch:
     "EGARCH(1,1) with Student t innovations of one asset (Nelson, 1991)."
@@ -544,14 +545,16 @@ class Egarch:
     def predict(self,
         query:Windows, # n origins of the fitted asset
     )->np.ndarray: # (n,) volatility over the horizon, decimal
-        "Filter to each origin, then sum the expected variances; kept between 1% and 100 times the lookback's."
+        "Filter to each origin, then sum the expected variances; kept within what the returns of the fit have shown."
         if self.fit is None:
             raise MetavolError("this EGARCH has no parameters yet; use model.adapt(support).predict(query).")
         if not len(query): return np.empty(0)
         fit,row = self.fit,filter_rows(query, self.fit, 'EGARCH')
         standard = query.history.features[row:query.origin.max() + 1, 0]/fit.unit
         variance = egarch_variance(standard, [fit.omega, fit.alpha, fit.gamma, fit.beta], fit.start)
-        ahead = egarch_horizon_variance(variance[query.origin - row + 1], fit, query.history.spec.horizon)
-        return np.clip(fit.unit*np.sqrt(ahead), SMALLEST*query.unit, query.unit/SMALLEST)
+        horizon = query.history.spec.horizon
+        ahead = egarch_horizon_variance(variance[query.origin - row + 1], fit, horizon)
+        seen = np.convolve(standard[:len(fit.residuals)]**2, np.ones(horizon), 'valid')
+        return np.maximum(fit.unit*np.sqrt(np.clip(ahead, seen.min(), seen.max())), SMALLEST*query.unit)
     @property
     def converged(self): return self.fit is not None and self.fit.converged

@@ -138,8 +138,9 @@ def test_the_future_is_not_heard(model):
 
 
 def test_egarch_is_the_egarch_of_arch():
-    one = WINDOWS[DAILY][WINDOWS[DAILY].symbol == "SIM0"]
-    support = labelled(one)
+    returns = simulate_garch(400, np.random.default_rng(5), alpha=.05, gamma=.05).returns
+    bars = simulate_bars(np.full(400, .01), 4, np.random.default_rng(6), returns)
+    support = labelled(make_windows(compute_features(bars)))
     fit, (_, _, returns) = Egarch().adapt(support).fit, asset_returns(support, "EGARCH")
     standard, unit = standard_returns(returns)
     model = ZeroMean(standard, volatility=EGARCH(1, 1, 1), distribution=StudentsT(), rescale=False)
