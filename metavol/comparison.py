@@ -88,13 +88,16 @@ def merged_attrs(
               if name in first or name in second}
     return {**first, **second, **nested}
 
-# %% ../nbs/25_comparison.ipynb #02e61444
+# %% ../nbs/25_comparison.ipynb #fa01373c
 def date_losses(
     forecasts:pd.DataFrame, # Index (symbol, time); columns `realized`, `current` and one per model
     loss:str='qlike', # One of `LOSSES` of chapter 24
-)->pd.DataFrame: # By time, one column per model: its loss averaged over the assets of the date
-    "What each model lost on each date."
-    return losses(forecasts, loss).groupby(level='time').mean().dropna()
+)->pd.DataFrame: # By time, one column per model: the sum over the assets of the date, over the usual number of assets
+    "What each model lost on each date; the mean over dates is the score of chapter 24."
+    dates = losses(forecasts, loss).groupby(level='time')
+    count = dates.count()
+    scored = count.gt(0).all(axis=1)
+    return (dates.sum()/count[scored].mean())[scored]
 
 def date_differences(
     forecasts:pd.DataFrame, # Index (symbol, time); columns `realized`, `current` and one per model

@@ -8,7 +8,7 @@ __all__ = ['RIVALS', 'NAMES', 'TESTED', 'DECIDING', 'UNCERTAIN', 'LeagueSpec', '
            'league_table', 'LeagueResult', 'run_league', 'ask', 'plot_league', 'plot_forecasts', 'plot_differences',
            'find_leaks']
 
-# %% ../nbs/28_league.ipynb #95f3fd63
+# %% ../nbs/28_league.ipynb #938296db
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,14 +30,14 @@ from .files import data_hash
 from .leaks import leak_bars, leak_report, leak_training
 from .har import FEW_SHOT_LAGS, Har, SimilarHar
 from .neural import FINE_TUNING, TUNED, FineTuned, Network, Scratch, SequenceNetwork, tuned
-from .scoring import SCORES, TooFewDates, losses, noise_floor, plot_scores, score, score_intervals
+from .scoring import SCORES, TooFewDates, check_model, losses, noise_floor, plot_scores, score, score_intervals
 from .stochastic import StochasticVolatility
 from .tasks import (DAILY, HOURLY, TaskSpec, Windows, asked_between, asset_tasks, forecast_tasks, known_at,
                            labelled, make_windows, regime_tasks, thin, window_tasks)
 from .training import MamlVol, PooledSpec, TrainingSpec, combine, split_validation, train
 from .walk_forward import Entrant, walk_forward
 
-# %% ../nbs/28_league.ipynb #b2c21645
+# %% ../nbs/28_league.ipynb #f1a1f64f
 RIVALS = ('standard', 'all')
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class LeagueSpec:
     meta:TrainingSpec=field(default_factory=TrainingSpec) # MAML from there
     context:ContextSpec=field(default_factory=ContextSpec) # Meta-Vol from there
     refit_every:int=21 # Bars between two fits of a model fitted by asset
-    rivals:str='standard' # 'all' adds the four networks that read sequences, which take minutes to train
+    rivals:str='standard' # 'all' adds the networks that read sequences or ranges, which take minutes to train
     n_jobs:int=2 # Processes for models that are fitted one at a time
     def __post_init__(self):
         both = sorted(set(self.train) & set(self.test))
@@ -75,7 +75,7 @@ def _check_choices(spec):
     except ValueError as error:
         raise MetavolError(f"split={spec.split!r} is not a date; write it as 2018-01-01.") from error
 
-# %% ../nbs/28_league.ipynb #0f5f0518
+# %% ../nbs/28_league.ipynb #187aaa7f
 def enter_formulas(
     training:Windows, # Labelled windows of the training assets, with ranges
 )->list[Entrant]: # Those with a name and a formula
@@ -97,6 +97,7 @@ def enter_formulas(
         Entrant('Pooled HAR', Har(form='weighted').adapt(training), 'full_history'),
         Entrant('Pooled HAR, logs', Har(form='logs').adapt(training), 'full_history'),
         Entrant('Pooled HAR, ranges', Har(form='weighted', ranges=True).adapt(training), 'full_history'),
+        Entrant('Pooled HAR, refitted', Har(form='weighted', ranges=True), 'full_history', 'pooled'),
         Entrant('Similar HAR', SimilarHar(training), 'full_history', 'each_task')]
 
 # %% ../nbs/28_league.ipynb #067747da
@@ -215,7 +216,7 @@ def asked_windows(
                            f"before it: {asked!r}. Load a longer history.")
     return asked
 
-# %% ../nbs/28_league.ipynb #c2c601e7
+# %% ../nbs/28_league.ipynb #8e23e155
 TESTED = ('qlike', 'mse_variance', 'mse') # Losses that are tested
 DECIDING = TESTED[:2] # Those with a model confidence set
 
@@ -228,6 +229,7 @@ def league_table(
     "Score all models on the same origins, with intervals, tests against one of them, and confidence sets."
     missing = [name for name in ('horizon', 'information', 'fallbacks') if name not in forecasts.attrs]
     if missing: raise MetavolError(f"forecasts: attrs lack {', '.join(missing)}; use a table from walk_forward.")
+    for name in (champion, benchmark): check_model(forecasts, name)
     horizon,scores = forecasts.attrs['horizon'],score(forecasts)
     scores.insert(0, 'information', pd.Series(forecasts.attrs['information']))
     scores['mse_relative'] = scores['mse']/scores.loc[benchmark, 'mse']
@@ -268,7 +270,7 @@ class LeagueResult:
     @property
     def best(self): return self.league['qlike'].idxmin() # Name of the model with the lowest QLIKE
 
-# %% ../nbs/28_league.ipynb #74962438
+# %% ../nbs/28_league.ipynb #c2c53d09
 def run_league(
     train_bars:pd.DataFrame, # Bars that hold the training symbols
     test_bars:pd.DataFrame, # Bars that hold the test symbols; may be the same table
@@ -280,6 +282,7 @@ def run_league(
     "Train before the split, then ask every model about unseen assets after it; the same seed gives the same bits."
     check_type(spec, LeagueSpec, 'spec', "a LeagueSpec, for instance SAMPLE_STUDIES['stocks']")
     train_bars,test_bars = check_bars(train_bars, 'training bars'),check_bars(test_bars, 'test bars')
+    if keep is not None: Path(keep).mkdir(parents=True, exist_ok=True)
     training,asked = training_windows(train_bars, spec),asked_windows(test_bars, spec)
     entrants = [*enter_formulas(training), *enter_networks(training, spec, progress), *also]
     forecasts = ask(entrants, asked, spec, keep, progress)

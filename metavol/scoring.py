@@ -8,9 +8,9 @@ __all__ = ['OUTCOMES', 'LOSSES', 'SCORES', 'TRAINING_BARS', 'STATES', 'ForecastE
            'squared_error', 'absolute_error', 'variance_squared_error', 'qlike', 'hit', 'losses', 'score',
            'relative_to', 'noise_floor', 'laplace_floor', 'at_origins', 'bootstrap_weights', 'bootstrap_means',
            'block_length', 'check_dates', 'by_date', 'score_intervals', 'interval_columns', 'ratio_columns',
-           'plot_scores', 'as_series', 'range_variance', 'intraday_variance', 'reported_variance', 'bias_factors',
-           'volatility_proxy', 'with_proxy', 'market_states', 'group_labels', 'score_by', 'transition_table',
-           'worst_days']
+           'plot_scores', 'levelled', 'as_series', 'range_variance', 'intraday_variance', 'reported_variance',
+           'bias_factors', 'volatility_proxy', 'with_proxy', 'market_states', 'group_labels', 'score_by',
+           'transition_table', 'worst_days']
 
 # %% ../nbs/24_scoring.ipynb #95f04148
 from collections.abc import Iterator
@@ -375,6 +375,26 @@ def plot_scores(
     if floor is not None: ax.axvline(floor, color=COLORS['true'], ls='--', lw=1)
     ax.set(yticks=range(len(ranked)), yticklabels=ranked.index, ylim=(-0.6, len(ranked) - 0.4))
     return ax
+
+# %% ../nbs/24_scoring.ipynb #c6936b69
+def levelled(
+    forecasts:pd.DataFrame, # Index (symbol, time); columns `realized`, `current` and one per model
+    overlap:int=1, # Consecutive dates of origins that share a bar
+    least:int=20, # Dates to learn from; before there are as many, forecasts stay as they are
+)->pd.DataFrame: # The same table, each model times a number known at the time
+    "Put the level of every model right, by what was known of its past (the multiple of lowest QLIKE)."
+    check_number(overlap, 'overlap', least=1, whole=True)
+    table,attrs = check_forecasts(forecasts),forecasts.attrs
+    models = model_names(table)
+    square = (1/table[models]).mul(table['realized'], axis=0)**2
+    dates = square.groupby(level='time')
+    known = 2*overlap # Twice, so that holidays of one market do no harm
+    sums,counts = dates.sum().cumsum().shift(known),dates.size().cumsum().shift(known)
+    factor = np.sqrt(sums.div(counts, axis=0))
+    factor.iloc[:known + least - 1] = 1.
+    table[models] *= factor.loc[table.index.get_level_values('time')].to_numpy()
+    table.attrs = attrs
+    return table
 
 # %% ../nbs/24_scoring.ipynb #6abb46ae
 def as_series(

@@ -29,7 +29,7 @@ from metavol.data import load_sample
 from metavol.files import data_hash, read_bars, write_whole
 from metavol.league import LeagueSpec, ask, asked_windows, enter_formulas, enter_networks, league_table, training_windows
 from metavol.processes import garch_horizon_variance, simulate_bars, simulate_garch, simulate_jumps, simulate_log_sv, simulate_regimes
-from metavol.scoring import (intraday_variance, losses, market_states, range_variance, reported_variance, score, score_by, transition_table,
+from metavol.scoring import (intraday_variance, levelled, losses, market_states, range_variance, reported_variance, score, score_by, transition_table,
                              volatility_proxy, with_forecast, with_proxy, worst_days)
 from metavol.study import SAMPLE_STUDIES
 from metavol.tasks import HOURLY
@@ -47,6 +47,7 @@ class Setup:
     train_bars: pd.DataFrame
     test_bars: pd.DataFrame
     ruler: pd.DataFrame | None = None # From `volatility_proxy`
+    left_out: tuple[str, ...] = () # Models that cannot take part
 
 
 def source(name): return Path(os.environ["METAVOL_DATA"])/name
@@ -110,6 +111,10 @@ def sp500():
     variance = table.rv5.set_axis(pd.MultiIndex.from_arrays([["SPX"]*len(table), pd.DatetimeIndex(table.date, tz="UTC")], names=["symbol", "time"]))
     return Setup(spec, us_equities(), bars, volatility_proxy(reported_variance(variance), returns_of(index), spec.task.horizon, spec.split))
 
+REGIONS = { # Asia has closed before Europe opens, so a date is not one moment
+    "asia": ("AORD", "BSESN", "HSI", "KS11", "N225", "SSEC"), "america": ("BVSP", "MXX", "SPX"),
+    "europe": ("AEX", "BFX", "BVLG", "FCHI", "FTSE", "OSEAX", "SMSI", "SSMI", "STOXX50E")}
+
 def indices():
     "18 indices of which only 5-minute realized variance is known: bars whose squared return IS that variance, the signs drawn (Visser, 2011)."
     table = pd.read_parquet(source("oxford_man_rv.parquet")).query("rv5 > 0").sort_values(["symbol", "date"])
@@ -119,8 +124,9 @@ def indices():
     opened = close*np.exp(-returns)
     bars = pd.DataFrame(dict(open=opened, high=np.maximum(opened, close), low=np.minimum(opened, close), close=close, volume=1., spread=0.))
     spec = replace(SPEC, train=symbols(bars)[::2], test=symbols(bars)[1::2], split="2016-01-01", every=1)
-    kernel = pd.Series(table.rk_parzen.to_numpy(), index)
-    return Setup(spec, check_bars(bars), check_bars(bars), volatility_proxy(reported_variance(kernel), returns, spec.task.horizon, spec.split))
+    kernel, bars = pd.Series(table.rk_parzen.to_numpy(), index), check_bars(bars)
+    bars.attrs["market"] = {name: next(region for region, names in REGIONS.items() if name in names) for name in symbols(bars)}
+    return Setup(spec, bars, bars, volatility_proxy(reported_variance(kernel), returns, spec.task.horizon, spec.split), ("Stochastic volatility",))
 
 
 SETUPS = dict(stocks=lambda: sample("stocks"), crypto=lambda: sample("crypto"), unseen=unseen, listings=listings, coins=coins, hourly=hourly,
@@ -152,6 +158,7 @@ def tables(setup, forecasts, history):
             "transition.csv": transition_table(forecasts, states, "Historical"), "worst.csv": worst_days(forecasts, "Meta-Vol")}
     if forecasts.index.get_level_values("time").nunique() <= 300: kept["by_date.csv"] = by_date(forecasts)
     if len(spec.test) <= 100: kept["by_asset.csv"] = score_by(forecasts, "symbol")[["qlike", "mse"]]
+    kept["level.csv"] = league_table(levelled(forecasts, -(-spec.task.horizon//spec.every)), spec.every)
     if setup.ruler is not None: kept["ruler.csv"] = league_table(with_proxy(forecasts, setup.ruler), spec.every)
     return kept
 
@@ -159,9 +166,10 @@ def make(name, out, keep):
     "One league, into its folder."
     setup, begun = SETUPS[name](), time.time()
     asked = asked_windows(setup.test_bars, setup.spec)
-    forecasts = ask(entrants_of(setup), asked, setup.spec, keep)
+    entrants = [entrant for entrant in entrants_of(setup) if entrant.name not in setup.left_out]
+    forecasts = ask(entrants, asked, setup.spec, keep)
     for file, table in tables(setup, forecasts, asked.history).items(): write_whole(out/name/file, csv(table))
-    made = dict(command=f"python tools/results.py {name}", date=str(date.today()), seeds=setup.spec.seeds, data=data_hash(setup.test_bars)[:16],
+    made = dict(command=f"python tools/results.py {name}", date=str(date.today()), seeds=setup.spec.seeds, data=data_hash(setup.test_bars)[:16], train_data=data_hash(setup.train_bars)[:16],
                 trained=len(setup.spec.train), tested=len(setup.spec.test), split=setup.spec.split, horizon=setup.spec.task.horizon, every=setup.spec.every,
                 refit_every=setup.spec.refit_every, origins=len(forecasts), dates=forecasts.index.get_level_values("time").nunique(),
                 first=f"{forecasts.index.get_level_values('time').min():%Y-%m-%d}", last=f"{forecasts.index.get_level_values('time').max():%Y-%m-%d}",
