@@ -45,7 +45,7 @@ def shell(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def quick(monkeypatch):
     "The sample studies, with one short training."
-    short = dict(pooled=PooledSpec(updates=20), meta=TrainingSpec(updates=2, batch=4), context=ContextSpec(updates=2), n_jobs=1)
+    short = dict(pooled=PooledSpec(updates=20), meta=TrainingSpec(updates=2, batch=4), context=ContextSpec(updates=2), n_jobs=1, seeds=(0,))
     studies = {name: replace(spec, **short, every=10) for name, spec in metavol.study.SAMPLE_STUDIES.items()}
     monkeypatch.setattr(metavol.study, "SAMPLE_STUDIES", {name: replace(spec, split="2012-03-01" if name == "stocks" else "2019-08-01") for name, spec in studies.items()})
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from metavol.bars import MetavolError
 from metavol.features import compute_features
 from metavol.processes import simulate_bars, simulate_log_sv
-from metavol.scoring import (LOSSES, SCORES, STATES, ForecastError, TooFewDates, absolute_error, at_origins, block_length, bootstrap_means, bootstrap_weights, by_date,
+from metavol.scoring import (LOSSES, SCORES, STATES, ForecastError, TooFewDates, absolute_error, at_origins, block_length, bootstrap_means, bootstrap_weights, by_date, levelled,
                              check_forecasts, hit, intraday_variance, losses, market_states, noise_floor, plot_scores, qlike, range_variance, relative_to,
                              reported_variance, score, score_by, score_intervals, squared_error, transition_table, variance_squared_error, volatility_proxy,
                              with_forecast, with_proxy, worst_days)
@@ -463,3 +463,18 @@ def test_a_wrongly_indexed_forecast_is_named():
                         (own.where(own.index != own.index[9]), "mine: S0 at 2020-01-10 00:00: the forecast is nan")):
         with pytest.raises(MetavolError, match=said): with_forecast(forecasts, "mine", wrong)
     with pytest.raises(ForecastError, match="already has a column"): with_forecast(forecasts, "a", own)
+
+
+def test_the_right_level_is_known_in_time_and_per_model():
+    times = pd.date_range("2020-01-01", periods=60, tz="UTC")
+    index = pd.MultiIndex.from_product([["A", "B"], times], names=["symbol", "time"])
+    rng = np.random.default_rng(0)
+    forecasts = pd.DataFrame({"realized": rng.uniform(.01, .03, 120), "current": .02, "low": .01, "high": .04}, index)
+    right = levelled(forecasts, overlap=3, least=10)
+    last = times[-1]
+    past = forecasts[index.get_level_values("time") <= times[-1 - 6]]
+    for name in ("low", "high"):
+        np.testing.assert_allclose(right.loc[("A", last), name], np.sqrt((past.realized**2).mean()), rtol=1e-12)
+        assert (right[name].xs("A").iloc[:15] == forecasts[name].xs("A").iloc[:15]).all()
+        assert score(right.iloc[-30:])["qlike"][name] < score(forecasts.iloc[-30:])["qlike"][name]
+    with pytest.raises(MetavolError, match="overlap"): levelled(forecasts, overlap=0)
