@@ -9,9 +9,10 @@ __all__ = ['app', 'console', 'Folder', 'Since', 'Until', 'Names', 'fetch', 'SHOW
            'wants_hours', 'is_pair', 'fetch_bars', 'symbol_bars', 'bars_named', 'show_forecast', 'forecast_command',
            'list_command', 'check_command', 'export_command', 'query_command']
 
-# %% ../nbs/api/cli.ipynb #5c915921
+# %% ../nbs/api/cli.ipynb #93efaeb3
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Optional
@@ -50,15 +51,15 @@ def main()->None:
         if left.code == 130: print('stopped; what came whole is kept, nothing was written half', file=sys.stderr)
         raise
 
-# %% ../nbs/api/cli.ipynb #ecc996c2
+# %% ../nbs/api/cli.ipynb #5fc8ac51
 def show(
     frame, # DataFrame, printed with its index
     title:str, # Above the table
     columns:dict[str, str], # Column, and how its numbers are formatted
 )->None: # Printed
     "Print a table that fits a terminal."
-    table = Table(title=title, title_justify='left', title_style='bold', box=box.SIMPLE, pad_edge=False,
-                  padding=(0, 1, 0, 0))
+    console.print(escape(title), style='bold', soft_wrap=True)
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(frame.index.name or '', no_wrap=columns.keys() != {'result'})
     for name in columns:
         table.add_column(name.replace('_', '\n'), justify='left' if columns[name] == 's' else 'right',
@@ -124,7 +125,7 @@ def show_league(
     show(table, title, {'qlike': '.4f', 'interval': 's', 'mse_relative': '.3f', 'hit_rate': '.1%', 'p_qlike': '.3f',
                         'p_mse': '.3f'})
 
-# %% ../nbs/api/cli.ipynb #31424833
+# %% ../nbs/api/cli.ipynb #d5df00a4
 @app.command()
 def study(
     train:Annotated[Optional[Path], typer.Option(
@@ -139,7 +140,8 @@ def study(
     sample:Annotated[str, typer.Option(help="Embedded sample where no file is given: 'stocks' or 'crypto'.")]='stocks',
     every:Annotated[Optional[int], typer.Option(min=1, help='Bars between two test origins of an asset.')]=None,
     rivals:Annotated[str, typer.Option(
-        help="'standard', or 'all' with the four networks that read sequences: some minutes more.")]='standard',
+        help="'standard', or 'all' with six more: four networks that read sequences, and the network and Meta-Vol "
+             "with ranges; some minutes more.")]='standard',
     keep:Annotated[Optional[Path], typer.Option(
         help='Folder for finished forecasts; a run that was stopped goes on from there.')]=None,
     seed:Annotated[int, typer.Option(min=0, help='First of the three seeds.')]=0,
@@ -168,7 +170,8 @@ def study(
     fresh,folder = not out.exists(),prepare_folder(out)
     try: result = run_study(train_bars, test_bars, spec, keep=keep)
     except BaseException:
-        if fresh: folder.rmdir()
+        if fresh:
+            with suppress(OSError): folder.rmdir() # Not where finished forecasts are kept in it
         raise
     save_study(result, folder)
     console.print(f"{result!r}", style='bold', soft_wrap=True)

@@ -9,7 +9,7 @@ __all__ = ['ATTACKS', 'DONE', 'RESULT', 'LEAST_DATES', 'PLANTED', 'cut_future', 
            'as_entrant', 'scaled_forecast', 'MeanOfLabels', 'garch_in_sample', 'book_checks', 'leak_report', 'verdicts',
            'load_forecaster']
 
-# %% ../nbs/27_leaks.ipynb #c757b1a7
+# %% ../nbs/27_leaks.ipynb #bad9c9c1
 import importlib
 import importlib.util
 import sys
@@ -31,7 +31,7 @@ from .features import compute_features, wreck_future
 from .scoring import ForecastError, check_sigma_hat, noise_floor, qlike
 from .tasks import (DAILY, TaskSpec, Windows, asset_tasks, known_at, labelled, make_windows, market_tasks,
                            regime_tasks, stack_tasks, window_tasks)
-from .volatility import forward_volatility, log_returns, realized_volatility
+from .volatility import forward_volatility, log_returns
 from .walk_forward import Entrant, walk_forward
 
 # %% ../nbs/27_leaks.ipynb #6b442897
@@ -163,7 +163,7 @@ def ask_function(
     check_sigma_hat(said, name)
     return said
 
-# %% ../nbs/27_leaks.ipynb #595d1897
+# %% ../nbs/27_leaks.ipynb #1a012ad9
 def _called(function, name, bars): # Its answer about a copy of the bars, whose index must be rows of them
     said = _guarded(name, function, bars.copy())
     if not isinstance(said, pd.Series):
@@ -187,12 +187,13 @@ def _guarded(name, function, *arguments): # Call somebody's code; whatever goes 
     except MetavolError: raise
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        theirs = [frame for frame in frames if not frame.filename.startswith((sys.base_prefix, sys.prefix, '<frozen'))]
-        last = (theirs or frames)[-1]
-        raise ForecastError(f"{name}: raised {type(error).__name__}: {error} "
-                            f"({Path(last.filename).name}, line {last.lineno}). Repair it and check again.") from error
+        ours = (sys.base_prefix, sys.prefix, '<frozen', _guarded.__code__.co_filename)
+        theirs = [frame for frame in frames if not frame.filename.startswith(ours)]
+        where = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ''
+        raise ForecastError(f"{name}: raised {type(error).__name__}: {error}{where}. "
+                            "Repair it and check again.") from error
 
-# %% ../nbs/27_leaks.ipynb #615042b8
+# %% ../nbs/27_leaks.ipynb #cc03f29f
 def ask_entrant(
     entrant:Entrant, # Who is asked
     dates:pd.DatetimeIndex, # When
@@ -211,9 +212,9 @@ def origins_near_cuts(
     task:TaskSpec, # Horizon
     spec:LeakSpec, # How many cuts
 )->pd.DatetimeIndex: # In order
-    "Two origins for each cut."
+    "The last five origins up to each cut, and the first whose label crosses it."
     times = bars.index.get_level_values(1).unique().sort_values()
-    near = times.get_indexer(cut_dates(bars, spec))[:, None] + [1 - task.horizon, 0]
+    near = times.get_indexer(cut_dates(bars, spec))[:, None] + [1 - task.horizon, *range(-4, 1)]
     return times[np.unique(near)]
 
 # %% ../nbs/27_leaks.ipynb #6817ec43
@@ -479,9 +480,9 @@ def load_forecaster(
     as_entrant(found)
     return found
 
-# %% ../nbs/27_leaks.ipynb #d06a91ee
+# %% ../nbs/27_leaks.ipynb #bb2fc016
 def _module_of(place): # Import a file or an installed module
-    if not place.endswith('.py'): return _guarded(place, importlib.import_module, place)
+    if not place.endswith('.py'): return _guarded(place, _installed_module, place)
     path = Path(place)
     if not path.is_file():
         raise MetavolError(f"{place}: there is no such file; name a Python file such as my_model.py:Mine.")
@@ -489,3 +490,10 @@ def _module_of(place): # Import a file or an installed module
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec) # Dataclasses look themselves up there
     _guarded(place, spec.loader.exec_module, module)
     return module
+
+def _installed_module(place): # Import it; where it imports something that is missing, that error stands
+    try: return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if not f'{place}.'.startswith(f'{error.name}.'): raise
+        raise MetavolError(f"{place}: there is no such module; install it first, or name a Python file "
+                           "such as my_model.py:Mine.") from error

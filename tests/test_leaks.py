@@ -95,6 +95,20 @@ def test_objects_that_look_around_are_caught(check, entrant):
     assert found.leak[["truncation", "scrambling", "poisoning"]].sum() >= 2 and found.result[found.leak].str.contains("AAPL at 20").all()
 
 
+@dataclass(frozen=True)
+class Wednesdays(Historical):
+    "Takes the outcome for its forecast, on one day of the week."
+    day: int = 2
+    def predict(self, query):
+        there = (pd.DatetimeIndex(query.time).day_of_week == self.day) & ~np.isnan(query.y)
+        return np.where(there, query.y, super().predict(query))
+
+
+@pytest.mark.parametrize("day", range(5))
+def test_who_peeks_on_one_day_of_the_week_is_caught(check, day):
+    assert check(Entrant("Wednesdays", Wednesdays(day=day), "few_shot")).leak[["truncation", "poisoning"]].all()
+
+
 @pytest.mark.parametrize("forecaster", [Historical(), Garch(), Entrant("EWMA", Ewma(), "few_shot"), month], ids=str)
 def test_honest_forecasters_pass(check, forecaster):
     found = check(forecaster)
@@ -237,14 +251,15 @@ def test_a_leak_ends_with_1(shell):
 
 REFUSED = {
     "nowhere.py:Mine": "no such file", "my_model.py:Yours": "it holds Mine, Needy, month, smooth, broken", "my_model.py:number": "is no forecaster", "my_model.py": "for instance my_model.py:Mine",
-    "my_model.py:broken": "(my_model.py, line 17)", "my_model.py:Needy": "made without arguments", "bad_file.py:Mine": "No module named 'nothing_of_the_kind'", "no_such_package:x": "No module named 'no_such_package'"}
+    "my_model.py:broken": "(my_model.py, line 17)", "my_model.py:Needy": "made without arguments", "bad_file.py:Mine": "No module named 'nothing_of_the_kind'", "no_such_package:x": "no_such_package: there is no such module; install it first, or name a Python file such as my_model.py:Mine",
+    "json.nothing:x": "json.nothing: there is no such module"}
 
 
 @pytest.mark.parametrize("model", REFUSED)
 def test_models_that_cannot_be_used_end_with_2_and_one_line(shell, model):
     code, out, err = shell(model)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert code == 2 and len(lines) == 1 and REFUSED[model] in lines[0] and "Traceback" not in out + err, (code, out, err)
+    assert code == 2 and len(lines) == 1 and REFUSED[model] in lines[0] and "Traceback" not in out + err and "leaks.py" not in err, (code, out, err)
 
 
 def test_together_needs_a_model(shell, monkeypatch, capsys):

@@ -1,7 +1,9 @@
 "The engine: what a refit may see, who is named when something is wrong, and that a run can be shared, killed and taken up again."
+import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,14 +17,16 @@ from joblib import Parallel, delayed, parallel_config
 
 import metavol.walk_forward as engine
 from metavol.bars import MetavolError
-from metavol.classical import Ewma, Garch, Historical
+from metavol.classical import Egarch, Ewma, Garch, Historical
 from metavol.data import load_sample
 from metavol.features import compute_features
+from metavol.har import Har
 from metavol.maml import constant_rates
 from metavol.network import Standardizer, VolatilityNet
 from metavol.tasks import TaskSpec, Windows, asked_between, forecast_tasks, labelled, make_windows, thin
-from metavol.training import MamlVol, Member, Start
 from metavol.neural import seeded_sequence
+from metavol.stochastic import StochasticVolatility
+from metavol.training import MamlVol, Member, Start
 from metavol.walk_forward import FITTED, Entrant, Forecaster, cut_pieces, fingerprint, known_past, walk_forward
 
 
@@ -158,7 +162,43 @@ def test_an_answer_that_is_no_volatility_is_refused_with_asset_and_day(value, fi
         run(Says(lambda good: VALUES[value]*np.ones(len(good)), DAY), fitted, query, refit_every=4)
 
 
-SHAPES = {"too short": lambda good: good[:-1], "too long": lambda good: np.r_[good, .1], "a column": lambda good: good[:, None], "one number": lambda good: .02, "nothing": lambda good: None,
+def test_a_masked_number_is_no_volatility():
+    def answer(good): return np.ma.masked_array(good, np.arange(len(good)) == 2)
+    query = asked_between(panel()[panel().symbol == "GOOG"], "2012-12-10", "2012-12-24")
+    with pytest.raises(MetavolError, match="model, asked for GOOG at 2012-12-12 00:00: forecast nan"): run(Says(answer), query=query)
+    with pytest.raises(MetavolError, match="forecast nan"): run(Says(lambda good: np.ma.masked_array(np.ones(len(good), int), np.arange(len(good)) == 2)), query=query)
+
+
+class Vandal(Level):
+    def predict(self, query): query.history.realized[:] = .5; query.history.features[:] = 0; return np.full(len(query), .02)
+
+
+@pytest.mark.parametrize("fitted, n_jobs", [*((fitted, 1) for fitted in FITTED), ("by_asset", 2)])
+def test_a_model_that_writes_into_the_history_is_named_and_nothing_is_changed(fitted, n_jobs):
+    query = thin(asked_between(panel()[panel().symbol == "GOOG"], "2012-12-10", "2012-12-31"), 3)
+    before = {name: part.copy() for name, part in vars(query.history).items() if isinstance(part, np.ndarray)}
+    entrants = [enter(Vandal(), fitted, "vandal"), enter(Level(mean=.1), "before", "honest")]
+    with parallel_config("threading" if n_jobs == 1 else "loky"), pytest.raises(MetavolError, match="vandal, asked for GOOG .*read-only"):
+        walk_forward(entrants, query, n_jobs=n_jobs, progress=False)
+    for name, part in before.items(): np.testing.assert_array_equal(getattr(query.history, name), part)
+    query.history.realized[-1] = query.history.realized[-1] # The caller may still write
+
+
+def test_our_own_models_write_nothing():
+    query = asked_between(panel()[panel().symbol == "GOOG"], "2012-12-27", "2012-12-31")
+    before = fingerprint(query.history)
+    models = [Historical(), Ewma(), Garch(), Egarch(), StochasticVolatility(), Har(), Har(form="weighted")]
+    walk_forward([enter(model, "by_asset", f"{i}") for i, model in enumerate(models)] + [enter(network(), "each_task", "network")], query, progress=False)
+    assert fingerprint(query.history) == before
+
+
+@pytest.mark.parametrize("name", ["realized", "current", "symbol", "time", 3, None])
+def test_names_that_the_table_uses_are_refused_before_anything_runs(name):
+    with pytest.raises(MetavolError, match="cannot have this name, the table uses it; rename it|entrant's name"):
+        walk_forward([enter(Raises(), "before", "first"), Entrant(name, Level(mean=.1), "few_shot")], asked(), progress=False)
+
+
+SHAPES = {"too short": lambda good: good[:-1], "too long": lambda good: np.r_[good, .1], "a column": lambda good: good[:, None], "one number": lambda good: .02, "nothing": lambda good: None, "a column of a masked array": lambda good: np.ma.masked_equal(good, 0)[:, None],
           "text": lambda good: good.astype(str), "complex": lambda good: good + 0j,
           "named otherwise": lambda good: pd.Series(good, pd.date_range("2001-01-01", periods=len(good))), "numbered otherwise": lambda good: pd.Series(good, np.arange(len(good)) + 1)}
 
@@ -235,7 +275,7 @@ def test_only_models_fitted_at_each_task_answer_for_themselves():
 
 
 @pytest.mark.parametrize("settings, said", [
-    (dict(window=64), "window=64"), (dict(window=100.5), "window=100.5"), (dict(refit_every=0), "refit_every=0"), (dict(n_jobs=0), "n_jobs=0"), (dict(n_jobs="2"), "n_jobs='2'"), (dict(keep=3), "keep: got a int"),
+    (dict(window=64), "window=64"), (dict(window=100.5), "window=100.5"), (dict(refit_every=0), "refit_every=0"), (dict(n_jobs=0), "n_jobs=0"), (dict(n_jobs="2"), "n_jobs='2'"), (dict(n_jobs=1.5), "n_jobs=1.5: needed a whole number of processes"), (dict(n_jobs=True), "n_jobs=True"), (dict(keep=3), "keep: got a int"),
     (dict(keep=__file__), "no folder can be made"), (dict(entrants=[Level()]), "entrants: got a Level")])
 def test_settings_that_cannot_be_meant(settings, said):
     with pytest.raises(MetavolError, match=said): walk_forward(**{**dict(entrants=[enter(Level(mean=.1), "before")], query=asked(), progress=False), **settings})
@@ -373,6 +413,64 @@ def test_another_helper_or_another_metavol_is_noticed(tmp_path, monkeypatch):
     assert computed == 2 and (forecasts["model"] == 2*run(Level(), "by_asset", refit_every=3)["model"]).all()
     monkeypatch.setattr(engine, "code_version", lambda: "another")
     assert kept_run(tmp_path)[1] == 2
+
+
+TABLES = {"a dict": {"factor": 2.}, "a list": [1., 2.], "a Series": pd.Series([1., 2.]), "a DataFrame": pd.DataFrame({"factor": [1., 2.]})}
+TABLE, MINE = None, None
+
+
+class Tabled(Level):
+    def predict(self, query): return super().predict(query) + 0*len(str(TABLE))
+
+
+class Reaching(Level):
+    def predict(self, query): return super().predict(query)*MINE.factor()
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_that_the_code_names_counts(kind, monkeypatch):
+    prints = [fingerprint(Tabled())]
+    for table in (TABLES[kind], replaced(TABLES[kind]), replaced(TABLES[kind])):
+        monkeypatch.setitem(globals(), "TABLE", table)
+        prints.append(fingerprint(Tabled()))
+    assert len(set(prints)) == 3 and prints[2] == prints[3]
+
+
+def replaced(table):
+    "The same kind of table with another number in it."
+    if isinstance(table, dict): return {"factor": 3.}
+    return [1., 3.] if isinstance(table, list) else table + 1
+
+
+@pytest.mark.parametrize("file", ["mine_of_test.py", "mine_of_test/__init__.py", "mine_of_test/deeper.py"])
+def test_a_module_of_ones_own_counts(file, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path/file
+    path.parent.mkdir(exist_ok=True)
+    prints = []
+    for factor in (1, 1, 2):
+        path.write_text(f"def factor(): return {factor}\n")
+        importlib.invalidate_caches(); sys.modules.pop("mine_of_test", None)
+        monkeypatch.setitem(globals(), "MINE", importlib.import_module("mine_of_test"))
+        prints.append(fingerprint(Reaching()))
+    sys.modules.pop("mine_of_test")
+    assert prints[0] == prints[1] != prints[2]
+    monkeypatch.setitem(globals(), "MINE", np)
+    assert fingerprint(Reaching()) == fingerprint(Reaching())
+
+
+def test_a_folder_in_the_place_of_a_piece_is_no_piece(tmp_path):
+    kept_run(tmp_path)
+    one = sorted(tmp_path.glob("*.npy"))[0]
+    one.unlink(); one.mkdir()
+    assert engine.read_piece(one, 3) is None
+    with pytest.raises(MetavolError, match="cannot be written"): kept_run(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_first(tmp_path, monkeypatch):
+    def full(dir): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(engine, "TemporaryFile", full)
+    with pytest.raises(MetavolError, match=f"{tmp_path}: nothing can be written .*No space left.*choose another `keep`"): run(Raises(), keep=tmp_path)
 
 
 DAMAGE = {"cut short": lambda content: content[:-5], "empty": lambda content: b"", "one bit": lambda content: content[:-40] + bytes([content[-40] ^ 1]) + content[-39:], "no array": lambda content: b"x"*len(content)}
