@@ -9,10 +9,10 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parents[1]/"benchmarks"
 
 
-@pytest.mark.parametrize("script, said", [("windows.py", "times slower"), ("features.py", "8 assets over 1")])
+@pytest.mark.parametrize("script, said", [("windows.py", "times slower"), ("features.py", "4 assets over 1")])
 def test_a_benchmark_prints_its_ratio(script, said):
     environment = {name: value for name,value in os.environ.items() if name != "METAVOL_DATA"}
-    done = subprocess.run([sys.executable, BENCHMARKS/script, "--assets", "8", "--bars", "120"],
+    done = subprocess.run([sys.executable, BENCHMARKS/script, "--assets", "4", "--bars", "120"],
                           env=environment, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert said in done.stdout and "simulated" in done.stdout

@@ -127,6 +127,8 @@ def test_study_writes_everything_twice_the_same(shell, quick, tmp_path):
     assert set(league.index) == set(forecasts.columns) - {"realized", "current"} and set(league.information) == {"few_shot", "full_history"}
     assert forecasts.index.names == ["symbol", "time"] and set(forecasts.index.get_level_values(0)) == {"GOOG", "FB"}
     assert json.loads((tmp_path/"one"/"run.json").read_text())["spec"]["split"] == "2012-03-01"
+    assert shell("study", "--seed", 1, "--out", "other")[0] == 0 # Another seed is another study
+    assert (tmp_path/"one"/"model.safetensors").read_bytes() != (tmp_path/"other"/"model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("raised", [MetavolError("the real reason"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
@@ -135,11 +137,6 @@ def test_what_stopped_a_study_is_not_hidden_by_its_folder(monkeypatch, tmp_path,
     monkeypatch.chdir(tmp_path); monkeypatch.setattr(metavol.study, "run_study", stopped)
     with pytest.raises(type(raised)) as left: study(keep=tmp_path/"out"/"pieces", out=tmp_path/"out", sample="stocks", rivals="standard", seed=0)
     assert left.value is raised and (tmp_path/"out"/"pieces"/"piece.npy").exists()
-
-
-def test_another_seed_is_another_study(shell, quick, tmp_path):
-    for seed in (0, 1): shell("study", "--seed", seed, "--out", f"seed{seed}")
-    assert (tmp_path/"seed0"/"model.safetensors").read_bytes() != (tmp_path/"seed1"/"model.safetensors").read_bytes()
 
 
 def test_study_on_files_and_crypto_and_backtest(shell, quick, files, tmp_path):
