@@ -109,7 +109,7 @@ def test_who_peeks_on_one_day_of_the_week_is_caught(check, day):
     assert check(Entrant("Wednesdays", Wednesdays(day=day), "few_shot")).leak[["truncation", "poisoning"]].all()
 
 
-@pytest.mark.parametrize("forecaster", [Historical(), Garch(), Entrant("EWMA", Ewma(), "few_shot"), month], ids=str)
+@pytest.mark.parametrize("forecaster", [Historical(), Garch(), Entrant("EWMA", Ewma(), "few_shot"), month], ids=["historical", "garch", "entrant", "function"])
 def test_honest_forecasters_pass(check, forecaster):
     found = check(forecaster)
     assert not found.leak.any() and (found.result == "clean").all() and (found.compared > 0).all()
