@@ -310,13 +310,13 @@ class SimilarHar:
     @property
     def model(self): return Har(form='weighted', ranges=self.ranges)
     @cached_property
-    def library(self): return make_library(self.training, self.model)
+    def neighbors(self): return make_library(self.training, self.model)
     def similar(self,
         support:Windows, # Labelled windows of one asset
     )->list[str]: # Names, nearest first
         "The training assets that behaved like this one."
         _,chosen,there = _similar_fit(self, support.history, _one_asset(support))
-        return self.library.symbols[chosen[there]].tolist()
+        return self.neighbors.symbols[chosen[there]].tolist()
     def adapt(self,
         support:Windows, # Labelled windows of one asset
     )->Har: # A fitted HAR, weighted
@@ -369,7 +369,7 @@ def _one_asset(support): # (1, n_labels) rows of every label of a support of one
     return rows.origin[None]
 
 def _similar_fit(model, history, rows): # A `HarFit` with one leading axis, then the neighbors as from `nearest`
-    library,own,horizon,theirs = model.library,Windows(history, rows),history.spec.horizon,model.training.history.spec
+    library,own,horizon,theirs = model.neighbors,Windows(history, rows),history.spec.horizon,model.training.history.spec
     if (theirs.lookback, theirs.horizon) != (history.spec.lookback, horizon):
         raise MetavolError(f"windows of {history.spec.lookback} bars -> {horizon}, but the training windows are "
                            f"{theirs.lookback} -> {theirs.horizon}; cut both with one TaskSpec.")

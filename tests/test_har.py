@@ -141,7 +141,7 @@ def test_similar_is_a_weighted_har_on_the_stacked_windows(n_similar, ranges):
     training = labelled(asset(MARKET, "SIM0", "SIM1", "SIM2", "SIM3"))
     model, query = SimilarHar(training, n_similar, ranges), asset(MARKET, "SIM4")[-40:]
     support = forecast_tasks(query)[3].support
-    stand = model.library.time[model.library.time <= support.label_time.max()][-1]
+    stand = model.neighbors.time[model.neighbors.time <= support.label_time.max()][-1]
     names = model.similar(support)
     assert len(names) == min(n_similar, 4) and "SIM4" not in names
     pool = known_at(asset(training, *names), stand)
@@ -183,15 +183,15 @@ def test_labels_of_another_market_count_one_bar_later():
     h = MARKET.history
     abroad = replace(training, history=replace(h, markets=("elsewhere",)*5))
     home, away = SimilarHar(training, 2), SimilarHar(abroad, 2)
-    at = query[np.isin(query.time, home.library.time)][-3:]
-    stands = [har._stand(m.library, Windows(h, har.task_rows(at))) for m in (home, away)]
+    at = query[np.isin(query.time, home.neighbors.time)][-3:]
+    stands = [har._stand(m.neighbors, Windows(h, har.task_rows(at))) for m in (home, away)]
     np.testing.assert_array_equal(stands[0] - 1, stands[1])
-    between = query[~np.isin(query.time, home.library.time)][-3:]
+    between = query[~np.isin(query.time, home.neighbors.time)][-3:]
     np.testing.assert_array_equal(home.answer(between), away.answer(between))
 
 
 def test_the_nearest_is_the_one_that_is_described():
-    library = SimilarHar(labelled(MARKET)).library
+    library = SimilarHar(labelled(MARKET)).neighbors
     last, symbols = len(library.time) - 1, library.symbols
     described = har.describe_labels(library.sums[last])
     def ask(symbol, n): return har.nearest(library, np.full(len(described), last), described, symbol, n)
