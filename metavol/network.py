@@ -105,7 +105,8 @@ def load_tensors(
     try:
         with safe_open(path, 'pt') as file:
             about = json.loads((file.metadata() or {}).get('about', '{}'))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            # A tensor inside the file may start anywhere in memory, and some processors then round differently
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     except (SafetensorError, OSError, ValueError) as error:
         raise MetavolError(f"{path}: no readable model file ({error}); needed a file that was saved by this package. "
                            "Save it again, or copy it again.") from error

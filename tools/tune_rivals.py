@@ -6,10 +6,16 @@ Every second symbol of us_equities_daily.parquet, in alphabetical order, with la
 on in the results chapter. Each setting is trained with one seed and a shortened schedule, and judged on the dates and assets that
 training holds out inside that half. The test half and the dates from 2018 on are not read. Writes nbs/results/tuning.csv, and prints
 the chosen rows: they are the defaults of chapter 23.
+
+    METAVOL_DATA=DIR OMP_NUM_THREADS=1 python tools/tune_rivals.py --longer
+
+asks instead whether those that read sequences were trained long enough: with the chosen settings, as long as in the league and twice as
+long. Writes nbs/results/longer.csv.
 """
 import argparse
 import os
 import sys
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from time import process_time
@@ -18,7 +24,7 @@ import pandas as pd
 
 from metavol.features import compute_features
 from metavol.files import read_bars
-from metavol.neural import BODIES, Network, Scratch, SequenceNetwork, Setting, held_out_loss, train_sequence
+from metavol.neural import BODIES, TUNED, Network, Scratch, SequenceNetwork, Setting, held_out_loss, train_sequence
 from metavol.network import fit_standardizer
 from metavol.tasks import known_at, labelled, make_windows, thin
 from metavol.training import PooledSpec, split_validation, train_network
@@ -70,22 +76,41 @@ def tune_scratch(watch):
         yield dict(kind="scratch", setting=f"rate {rate:g}, {steps} steps, {labels}", loss=loss, parameters=7041, seconds=process_time() - began)
 
 
+def train_longer(train, watch):
+    "One row for each kind that reads sequences and each length of training, settings as chosen."
+    for kind in BODIES:
+        for updates in (PooledSpec().updates, 2*PooledSpec().updates):
+            spec = replace(TUNED[kind].spec, updates=updates)
+            model, _ = trained(kind, TUNED[kind].width, spec, train, watch)
+            yield dict(kind=kind, setting=f"width {TUNED[kind].width}, rate {spec.learning_rate:g}", updates=updates, loss=held_out_loss(model, watch))
+
+
+def write(rows, out):
+    "Print rows as they come, and keep them."
+    kept = []
+    for row in rows:
+        print(f"{row['kind']:12} {row['setting']:40} loss {row['loss']:.5f} {row.get('updates', '')}", flush=True)
+        kept.append(row)
+    table = pd.DataFrame(kept)
+    if "parameters" in table: table["chosen"] = table.index.isin(table.groupby("kind").loss.idxmin())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(out, index=False, float_format="%.5g")
+    return table
+
+
 def main():
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--updates", type=int, default=400, help="gradient steps of each setting")
-    words.add_argument("--out", type=Path, default=Path(__file__).parents[1]/"nbs"/"results"/"tuning.csv", help="file to write")
+    words.add_argument("--out", type=Path, default=Path(__file__).parents[1]/"nbs"/"results", help="folder to write to")
+    words.add_argument("--longer", action="store_true", help="train twice as long instead")
     words.add_argument("--kinds", nargs="*", default=list(WIDTHS), choices=list(WIDTHS), help="which networks; by default all")
     asked = words.parse_args()
     if "METAVOL_DATA" not in os.environ: sys.exit("METAVOL_DATA is not set: let it name the folder that holds us_equities_daily.parquet")
     train, watch = split_validation(training_windows(Path(os.environ["METAVOL_DATA"])))
-    rows = []
-    for row in chain(tune_networks(train, watch, asked.updates, asked.kinds), tune_scratch(thin(watch, 5))):
-        print(f"{row['kind']:12} {row['setting']:40} loss {row['loss']:.5f} {row['seconds']:6.1f} s", flush=True)
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    table["chosen"] = table.index.isin(table.groupby("kind").loss.idxmin())
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(asked.out, index=False, float_format="%.5g")
+    if asked.longer:
+        write(train_longer(train, watch), asked.out/"longer.csv")
+        return
+    table = write(chain(tune_networks(train, watch, asked.updates, asked.kinds), tune_scratch(thin(watch, 5))), asked.out/"tuning.csv")
     print(table[table.chosen].to_string(index=False))
 
 
