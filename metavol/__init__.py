@@ -44,8 +44,10 @@ CHAPTERS = { # Public names, by the chapter that explains them
     'walk_forward': ['Entrant', 'Forecaster'],
     'leaks': ['check_forecaster', 'leak_report'],
     'league': ['LeagueSpec', 'find_leaks', 'league_table', 'run_league'],
-    'sizing': ['SizingSpec', 'target_weights'],
-    'backtest': ['Backtest', 'CostSpec', 'run_backtest'],
+    'sizing': ['SizingSpec', 'average_correlation', 'target_weights'],
+    'performance': ['deflated_sharpe', 'performance_differences', 'performance_intervals', 'performance_summary'],
+    'backtest': ['Backtest', 'CostSpec', 'Seen', 'half_spread', 'run_backtest', 'run_weights'],
+    'strategies': ['VarianceSpec', 'exit_on_rise', 'hedge_on_rise', 'lean_on_calm', 'sell_variance'],
     'study': ['SAMPLE_STUDIES', 'Study', 'StudySpec', 'run_study', 'save_study'],
     'adaptation': ['adaptation_gate', 'adaptation_ledger', 'effective_labels'],
 }

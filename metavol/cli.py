@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'console', 'Folder', 'Since', 'Until', 'Names', 'fetch', 'SHOWN', 'kept', 'about', 'main', 'show',
-           'choose_symbols', 'file_study', 'show_league', 'study', 'backtest', 'leakcheck', 'leak_task',
-           'leaks_of_book', 'leaks_of', 'listed', 'note', 'close', 'stocks_command', 'crypto_command', 'chosen_model',
-           'wants_hours', 'is_pair', 'fetch_bars', 'symbol_bars', 'bars_named', 'show_forecast', 'forecast_command',
-           'list_command', 'check_command', 'export_command', 'query_command']
+           'choose_symbols', 'file_study', 'show_league', 'study', 'backtest', 'traded_table', 'spread_of',
+           'progressed', 'leakcheck', 'leak_task', 'leaks_of_book', 'leaks_of', 'listed', 'note', 'close',
+           'stocks_command', 'crypto_command', 'chosen_model', 'wants_hours', 'is_pair', 'fetch_bars', 'symbol_bars',
+           'bars_named', 'show_forecast', 'forecast_command', 'list_command', 'check_command', 'export_command',
+           'query_command']
 
 # %% ../nbs/api/cli.ipynb #93efaeb3
 import sys
@@ -195,18 +196,49 @@ def backtest(
     horizon:Annotated[Optional[int], typer.Option(
         min=1, help='Bars in each forecast; by default what the file says of itself.')]=None,
     target_risk:Annotated[float, typer.Option(help='Risk of the portfolio per bar, as a share of capital.')]=.01,
+    max_gross:Annotated[float, typer.Option(help='Largest sum of all shares; above 1 money is borrowed.')]=1.,
+    correlation_memory:Annotated[Optional[float], typer.Option(
+        help='Bars over which the average correlation is remembered, to spend what diversification saves; by default all assets are taken to move as one.')]=None,
+    half_spread:Annotated[str, typer.Option('--half-spread', help="Half the bid-ask spread, decimal, or 'estimated' from the bars.")]='estimated',
+    cash_rate:Annotated[float, typer.Option(help='Interest on cash a year, decimal.')]=0.,
     bars_per_year:Annotated[int, typer.Option(help='252 for sessions, 8760 for hours that never stop.')]=252,
-    out:Annotated[Optional[Path], typer.Option(help='Folder for backtest.csv; nothing is written without it.')]=None,
+    model:Annotated[Optional[str], typer.Option(help='Whose ledger and tear sheet are written; by default Meta-Vol, or the first.')]=None,
+    out:Annotated[Optional[Path], typer.Option(help='Folder for backtest.csv, ledger.parquet and backtest.html; nothing is written without it.')]=None,
 ):
     """Size positions by each model's forecasts and account for every bar, after costs.
 
     Example: metavol backtest --bars bars.parquet --forecasts study/forecasts.parquet --out results
     """
     import pandas as pd
-    from metavol.backtest import run_backtest
+    from metavol.backtest import CostSpec, run_backtest, with_spread
+    from metavol.bars import as_panel
     from metavol.files import read_bars, write_whole
     from metavol.sizing import SizingSpec
-    from metavol.study import prepare_folder, read_forecasts
+    from metavol.study import prepare_folder
+    table,held,stated = traded_table(forecasts, bars, horizon)
+    models = list(table.columns.drop(['realized', 'current'], errors='ignore'))
+    chosen = model or ('Meta-Vol' if 'Meta-Vol' in models else models[0])
+    if chosen not in models: raise MetavolError(f"--model {chosen}: {forecasts} holds {', '.join(models[:8])}.")
+    folder = None if out is None else prepare_folder(out)
+    sizing = SizingSpec(target_risk=target_risk, max_gross=max_gross, correlation_memory=correlation_memory)
+    costs = with_spread(CostSpec(half_spread=spread_of(half_spread), cash_rate=cash_rate), as_panel(held))
+    runs = {name: run_backtest(held, table[name], stated, sizing, costs, bars_per_year) for name in progressed(models, 'backtests')}
+    summary = pd.DataFrame({name: run.summary for name,run in runs.items()}).T.rename_axis('model')
+    show(summary, f"{len(table):,} forecasts", dict(annual_return='.1%', annual_volatility='.1%', sharpe='.2f', max_drawdown='.1%',
+                                                    risk_error='.2f', risk_ratio='.2f', turnover='.1f', cost_share='.1%'))
+    console.print('risk_error: how far realized risk strays from its target; perfect control shows 0.15. risk_ratio: 1 where positions moved as forecast.',
+                  soft_wrap=True)
+    if folder is None: return
+    write_whole(folder/'backtest.csv', summary.to_csv().encode())
+    write_whole(folder/'ledger.parquet', runs[chosen].ledger.to_parquet())
+    runs[chosen].to_html(folder/'backtest.html', f'Sized by {chosen}')
+    console.print(f"{runs[chosen]!r}", soft_wrap=True)
+    console.print(f"Written to {folder}: backtest.csv of all, backtest.html and ledger.parquet of {chosen}", soft_wrap=True)
+
+# %% ../nbs/api/cli.ipynb #c1100001
+def traded_table(forecasts, bars, horizon): # Forecasts, bars, and how many bars a forecast covers
+    from metavol.files import read_bars
+    from metavol.study import read_forecasts
     table,held = read_forecasts(forecasts),read_bars(bars)
     stated = table.attrs.get('horizon', horizon)
     if stated is None:
@@ -214,15 +246,16 @@ def backtest(
                            "give --horizon, for instance --horizon 5.")
     if horizon not in (None, stated):
         raise MetavolError(f"{forecasts}: its forecasts cover {stated} bars, not {horizon}; leave --horizon out.")
-    folder = None if out is None else prepare_folder(out)
-    models = table.columns.drop(['realized', 'current'], errors='ignore')
-    sizing = SizingSpec(target_risk=target_risk)
-    summary = pd.DataFrame({
-        name: run_backtest(held, table[name], stated, sizing, bars_per_year=bars_per_year).summary
-        for name in models}).T.rename_axis('model')
-    show(summary, f"{len(table):,} forecasts", dict(annual_return='.1%', annual_volatility='.1%', sharpe='.2f',
-                                                    max_drawdown='.1%', risk_ratio='.2f', turnover='.1f'))
-    if folder is not None: write_whole(folder/'backtest.csv', summary.to_csv().encode())
+    return table, held, stated
+
+def spread_of(word): # A number, or 'estimated' as it is
+    try: return float(word)
+    except ValueError: return word
+
+def progressed(items, what): # The same, with a bar where somebody looks
+    from tqdm import tqdm
+    from metavol.training import hidden_bar
+    return tqdm(items, desc=what, disable=hidden_bar(True))
 
 # %% ../nbs/api/cli.ipynb #ed707c6d
 @app.command()

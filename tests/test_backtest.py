@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from metavol.backtest import Backtest, BacktestError, CostSpec, performance, run_backtest
+from metavol.backtest import Backtest, CostSpec, half_spread, run_backtest, run_weights
+from metavol.performance import BacktestError, performance_summary
 from metavol.bars import MetavolError
 from metavol.scoring import ForecastError
-from metavol.sizing import SizingSpec, size_positions, target_weights
+from metavol.sizing import SizingSpec, average_correlation, size_positions, target_weights
 
 FAST = settings(max_examples=30, deadline=None)
 SEEDS = st.integers(0, 10**6)
@@ -44,22 +45,39 @@ def one_asset(closes, sigma_hat, start="2020-01-01"):
 
 
 @FAST
-@given(SEEDS, st.floats(0, 50), st.floats(0, 50), st.floats(0, 0.01), st.floats(0, 0.3), st.floats(0.3, 3))
-def test_the_ledger_adds_up_at_every_bar(seed, commission, slippage, half_spread, band, max_gross):
+@given(SEEDS, st.floats(0, 50), st.floats(0, 0.01), st.floats(0, 0.3), st.floats(0.3, 3), st.floats(-0.02, 0.1), st.floats(-1, 0.2), st.booleans())
+def test_the_ledger_adds_up_at_every_bar(seed, commission, half_spread, band, max_gross, cash_rate, lost, whole):
     bars, forecasts = market(seed)
-    capital, rate = 1000., (commission + slippage)/1e4 + half_spread
-    result = run_backtest(bars, forecasts, sizing=SizingSpec(no_trade_band=band, max_gross=max_gross),
-                          costs=CostSpec(commission, slippage, half_spread), capital=capital)
-    ledger = result.ledger
+    capital, rate = 1e5, (commission + 2)/1e4 + half_spread
+    result = run_backtest(bars, forecasts, sizing=SizingSpec(no_trade_band=band, max_gross=max_gross, whole_units=whole),
+                          costs=CostSpec(commission, 2, half_spread, cash_rate, delisting_return=lost), capital=capital)
+    ledger, account = result.ledger, result.account
     np.testing.assert_allclose(ledger["cost"], rate*ledger["trade"].abs(), atol=1e-9)
-    flows = ledger.groupby(level="time").sum()
-    flows = flows.reindex(result.equity.index, fill_value=0.)
-    cash = capital - (flows["trade"] + flows["cost"]).cumsum()
-    np.testing.assert_allclose(cash + flows["position"], result.equity, atol=1e-9*capital)
-    np.testing.assert_allclose(result.equity, capital + (flows["pnl"] - flows["cost"]).cumsum(), atol=1e-9*capital)
-    np.testing.assert_allclose(ledger["weight"], ledger["position"]/result.equity.reindex(ledger.index, level="time"), atol=1e-12)
-    assert (ledger["position"] >= 0).all()
-    assert (ledger["position"].groupby(level="symbol").last() == 0).all()
+    flows = ledger.groupby(level="time")[["position", "trade", "cost", "pnl"]].sum().reindex(account.index, fill_value=0.)
+    np.testing.assert_allclose(account["cash"] + flows["position"], account["equity"], rtol=0, atol=1e-9*capital)
+    np.testing.assert_allclose(account["equity"], capital + (flows["pnl"] - flows["cost"] + account["interest"]).cumsum(), atol=1e-9*capital)
+    np.testing.assert_allclose(account["interest"].iloc[1:], (account["cash"].shift()*cash_rate/252).iloc[1:], atol=1e-9*capital)
+    np.testing.assert_allclose(ledger["equity"], result.equity.reindex(ledger.index, level="time"))
+    np.testing.assert_allclose(ledger["weight"], ledger["position"]/ledger["equity"], atol=1e-12)
+    assert (ledger["position"] >= 0).all() and (ledger["position"].groupby(level="symbol").last() == 0).all()
+    if whole:
+        close = bars["close"].unstack("symbol").sort_index().ffill().stack().swaplevel().reindex(ledger.index)
+        units = ledger["position"]/close
+        np.testing.assert_allclose(units, units.round(), atol=1e-6)
+
+
+@FAST
+@given(SEEDS, st.floats(0, 0.2), st.floats(0, 0.2))
+def test_the_ledger_of_short_positions_adds_up(seed, cash_rate, fee):
+    bars, _ = market(seed)
+    weights = pd.Series(np.random.default_rng(seed).uniform(-0.6, 0.6, len(bars)), bars.index)
+    result = run_weights(bars, weights, CostSpec(3, 2, 0.001, cash_rate, fee), capital=1e3)
+    flows = result.ledger.groupby(level="time")[["position", "cost", "fee", "pnl"]].sum().reindex(result.account.index, fill_value=0.)
+    np.testing.assert_allclose(result.account["cash"] + flows["position"], result.equity, atol=1e-6)
+    np.testing.assert_allclose(result.equity, 1e3 + (flows["pnl"] - flows["cost"] - flows["fee"] + result.account["interest"]).cumsum(), atol=1e-6)
+    before = result.ledger["position"].groupby(level="symbol").shift(fill_value=0.)
+    np.testing.assert_allclose(result.ledger["fee"], fee/252*before.clip(upper=0.).abs(), atol=1e-9)
+    assert (result.ledger["position"] < 0).any() and (result.ledger["position"] > 0).any()
 
 
 @FAST
@@ -71,7 +89,9 @@ def test_pnl_is_the_position_of_the_bar_before_times_the_move(seed):
         rows = rows.droplevel("symbol")
         moves = bars["close"].loc[symbol].reindex(rows.index).ffill().pct_change()
         np.testing.assert_allclose(rows["pnl"].iloc[1:], (rows["position"].shift()*moves).iloc[1:], atol=1e-12)
-        assert (rows["trade"][~rows.index.isin(bars.loc[symbol].index)] == 0).all()
+        gaps = rows[~rows.index.isin(bars.loc[symbol].index)]
+        settled = gaps.index > bars.loc[symbol].index[-1]
+        assert (gaps["trade"][~settled] == 0).all() and (gaps["position"][settled] == 0).all() and settled.sum() <= 1
 
 
 @FAST
@@ -117,6 +137,9 @@ def test_weights_stay_within_their_limits(seed, risk, low, high, gross):
     assert (weights[np.isnan(sigma)] == 0).all() and (weights[~np.isnan(sigma)] >= 0).all()
     assert weights.max() <= high + 1e-12 and weights.sum(axis=1).max() <= gross + 1e-12
     loose = weights.sum(axis=1) < gross - 1e-9
+    risk_taken = (weights*np.nan_to_num(sigma)).sum(axis=1)
+    assert risk_taken.max() <= risk*(1 + 1e-12)
+    loose &= risk_taken < risk*(1 - 1e-9)
     assert (weights[loose][~np.isnan(sigma[loose])] >= min(low, gross/7) - 1e-12).all()
 
 
@@ -152,14 +175,18 @@ def test_a_position_waits_for_its_first_forecast_and_leaves_a_horizon_after_its_
     assert (held.iloc[:-1] > 0).all() and held.iloc[-1] == 0
 
 
-def test_a_delisted_asset_is_sold_at_its_last_bar_with_cost():
+@pytest.mark.parametrize("lost", [0., -0.3, -1.])
+def test_an_asset_that_ends_while_it_is_held_is_settled_a_bar_later(lost):
     closes = pd.DataFrame({"A": [100., 101, 102, np.nan, np.nan, np.nan], "B": [50., 51, 50, 52, 51, 50]}, pd.bdate_range("2020-01-01", periods=6, tz="UTC"))
     bars = make_bars(closes)
     forecasts = pd.Series(0.05, bars.index, name="m")
-    ledger = run_backtest(bars, forecasts, horizon=5, costs=CostSpec(10, 0)).ledger
+    ledger = run_backtest(bars, forecasts, horizon=5, costs=CostSpec(10, 0, delisting_return=lost)).ledger
     gone = ledger.loc["A"]
-    assert gone.index[-1] == closes.index[2] and gone["position"].iloc[-1] == 0
-    assert gone["cost"].iloc[-1] == pytest.approx(0.001*gone["trade"].abs().iloc[-1]) and gone["trade"].iloc[-1] < 0
+    assert gone.index[-1] == closes.index[3] and gone["position"].iloc[-1] == 0 and gone["position"].iloc[-2] > 0
+    assert gone["pnl"].iloc[-1] == pytest.approx(lost*gone["position"].iloc[-2]) and gone["cost"].iloc[-1] == pytest.approx(0.001*abs(gone["trade"].iloc[-1]))
+    assert gone["trade"].iloc[-1] == pytest.approx(-(1 + lost)*gone["position"].iloc[-2])
+    alive = run_backtest(make_bars(closes.ffill()), forecasts, horizon=5, costs=CostSpec(10, 0)).ledger # Nobody could have known at the last bar
+    pd.testing.assert_frame_equal(gone.iloc[:3], alive.loc["A"].iloc[:3])
 
 
 def test_dearer_trading_never_pays():
@@ -172,7 +199,7 @@ def test_half_spread_may_differ_by_bar_and_asset():
     bars, forecasts = market(12)
     spread = pd.Series(np.random.default_rng(1).uniform(0, 0.01, len(bars)), bars.index)
     ledger = run_backtest(bars, forecasts, costs=CostSpec(0, 0, spread)).ledger
-    rates = spread.reindex(ledger.index).fillna(0)
+    rates = spread.unstack("symbol").sort_index().ffill().stack().swaplevel().reindex(ledger.index) # A settlement pays the last one known
     np.testing.assert_allclose(ledger["cost"], rates*ledger["trade"].abs(), atol=1e-12)
     flat = run_backtest(bars, forecasts, costs=CostSpec(0, 0, pd.Series(0.002, bars.index)))
     pd.testing.assert_frame_equal(flat.ledger, run_backtest(bars, forecasts, costs=CostSpec(0, 20)).ledger)
@@ -199,7 +226,8 @@ def test_awkward_samples_have_defined_metrics():
     bars, forecasts = one_asset(np.full(30, 100.), np.full(30, 0.05))
     idle = SizingSpec(min_weight=0, max_weight=0)
     nothing = run_backtest(bars, forecasts, sizing=idle)
-    assert (nothing.summary.drop(["target_risk", "bars"]) == 0).all() and (nothing.equity == 1).all()
+    assert (nothing.summary.drop(["target_risk", "risk_error", "bars", "mse", "mae"]) == 0).all() and (nothing.equity == 1).all()
+    assert nothing.summary["risk_error"] == 1 and nothing.summary["mae"] == pytest.approx(0.05) # No risk is all of it missing; nothing came, 0.05 was said
     flat = run_backtest(bars, forecasts, costs=CostSpec(0, 0))
     assert flat.summary["sharpe"] == flat.summary["sortino"] == flat.summary["calmar"] == flat.summary["max_drawdown"] == 0
     rising, forecasts = one_asset(100*1.01**np.arange(30), np.full(30, 0.05))
@@ -213,7 +241,7 @@ def test_awkward_samples_have_defined_metrics():
 @given(st.lists(st.floats(-0.5, 0.5), min_size=2, max_size=40))
 def test_metrics_against_a_second_computation(values):
     returns = pd.Series(values, pd.bdate_range("2020-01-01", periods=len(values), tz="UTC"))
-    found, wealth = performance(returns, 252), np.cumprod(np.r_[1, 1 + returns])
+    found, wealth = performance_summary(returns, 252), np.cumprod(np.r_[1, 1 + returns])
     assert found["total_return"] == pytest.approx(wealth[-1] - 1)
     assert found["max_drawdown"] == pytest.approx(min(wealth[j]/wealth[i] - 1 for i in range(len(wealth)) for j in range(i, len(wealth))), abs=1e-12)
     assert found["annual_volatility"] == pytest.approx(returns.std()*sqrt(252))
@@ -263,12 +291,12 @@ def test_bad_questions_are_refused():
         with pytest.raises(MetavolError): SizingSpec(**wrong)
 
 
-def test_repr_is_one_line_and_the_plot_has_three_axes():
+def test_repr_is_one_line_and_the_plot_has_four_axes():
     import matplotlib
     matplotlib.use("agg")
     result = run_backtest(*market(5))
     assert isinstance(result, Backtest) and "\n" not in repr(result) and "3 assets" in repr(result)
-    assert [axis.get_ylabel() for axis in result.plot()] == ["equity / capital", "drawdown (%)", "invested (% of equity)"]
+    assert [axis.get_ylabel() for axis in result.plot()] == ["equity / capital", "drawdown (%)", "invested (% of equity)", "cost so far\n(% of capital)"]
     assert result.returns.index.equals(result.equity.index)
     matplotlib.pyplot.close("all")
 
@@ -280,3 +308,125 @@ def test_inputs_are_left_as_they_were():
     pd.testing.assert_frame_equal(bars, copies[0])
     pd.testing.assert_series_equal(forecasts, copies[1])
     assert not bars.attrs and not forecasts.attrs
+
+
+def test_forecasts_are_scored_on_the_bars_of_their_own_asset():
+    bars, forecasts = market(21)
+    found = run_backtest(bars, forecasts).summary
+    returns = np.log(bars["close"]).groupby(level="symbol").diff()
+    ahead, behind = (returns.groupby(level="symbol").transform(lambda r: np.sqrt((r**2).rolling(5).sum()).shift(shift)).reindex(forecasts.index) for shift in (-5, 0))
+    known = ahead.notna()
+    assert found["mse"] == pytest.approx(((forecasts - ahead)**2)[known].mean()) and found["mae"] == pytest.approx((forecasts - ahead).abs()[known].mean())
+    right = np.sign(forecasts - behind.fillna(0)) == np.sign(ahead - behind.fillna(0))
+    assert found["hit_rate"] == pytest.approx(right[known].mean())
+
+
+@FAST
+@given(SEEDS)
+def test_average_correlation_sees_the_past_alone_and_no_level(seed):
+    rng = np.random.default_rng(seed)
+    moves, sigma = 0.02*rng.standard_normal((80, 4)), rng.uniform(0.01, 0.03, (80, 4))
+    moves[rng.random(moves.shape) < 0.1] = np.nan
+    found = average_correlation(moves, sigma, 20)
+    np.testing.assert_allclose(average_correlation(moves, 3*sigma, 20), found)
+    shaken = moves.copy(); shaken[50:] *= 7
+    np.testing.assert_array_equal(average_correlation(shaken, sigma, 20)[:50], found[:50])
+    assert ((found >= 0) & (found <= 1)).all() and found[0] == 1
+
+
+def test_diversification_is_spent_up_to_the_target():
+    rng = np.random.default_rng(2)
+    times = pd.bdate_range("2015-01-01", periods=1500, tz="UTC")
+    closes = pd.DataFrame(100*np.exp(np.cumsum(0.02*(np.sqrt(.3)*rng.standard_normal((1500, 1)) + np.sqrt(.7)*rng.standard_normal((1500, 12))), axis=0)), times, [f"S{i:02}" for i in range(12)])
+    bars = make_bars(closes)
+    forecasts = pd.Series(0.02*sqrt(5), bars.index)
+    spec = SizingSpec(target_risk=0.008, min_weight=0., max_gross=3)
+    plain, spent = (run_backtest(bars, forecasts, sizing=one, bars_per_year=261).summary for one in (spec, replace(spec, correlation_memory=120)))
+    assert plain["realized_risk"] < 0.006 and spent["realized_risk"] == pytest.approx(0.008, rel=0.06) and spent["risk_error"] < 0.2
+
+
+@pytest.mark.filterwarnings("ignore:DatetimeIndex.dayofweek") # Theirs
+def test_the_same_orders_in_another_engine():
+    "backtesting.py, filled at the close of the bar, with commission; it counts whole units, so a unit is a millionth of a share."
+    from backtesting import Backtest as Engine, Strategy
+
+    rng = np.random.default_rng(4)
+    times = pd.bdate_range("2020-01-01", periods=400, tz="UTC", name="time")
+    close = 100*np.exp(np.cumsum(0.02*rng.standard_normal(400)))
+    bars = pd.DataFrame({name: close for name in ("open", "high", "low", "close")}, times).assign(volume=1.)
+    weights = pd.Series(rng.choice([0.2, 0.5, 0.8, 0.], 400), times).iloc[1:] # That engine begins at the second bar
+    ours = run_weights(bars, weights, CostSpec(10, 0), capital=1e7)
+    units = np.r_[0, np.round(1e6*ours.ledger["position"].droplevel("symbol")/bars["close"].iloc[1:])].astype(int)
+
+    class Orders(Strategy):
+        def init(self): pass
+        def next(self):
+            more = units[len(self.data) - 1] - units[len(self.data) - 2]
+            if more > 0: self.buy(size=int(more))
+            elif more < 0: self.sell(size=int(-more))
+    table = pd.DataFrame({name: close/1e6 for name in ("Open", "High", "Low", "Close")}, times.tz_localize(None))
+    theirs = Engine(table, Orders, cash=1e7, commission=0.001, trade_on_close=True, finalize_trades=True).run()._equity_curve["Equity"]
+    before = ours.equity + ours.account["cost"] # It writes equity down before the order of the bar is filled
+    np.testing.assert_allclose(theirs.to_numpy()[2:-1], before.to_numpy()[1:-1], rtol=1e-9)
+
+
+def test_vectorbt_agrees_on_a_portfolio_with_costs():
+    vectorbt = pytest.importorskip("vectorbt", reason="vectorbt is not installed; it takes a compiler along, so it is no part of the tools")
+    rng = np.random.default_rng(5)
+    times = pd.bdate_range("2020-01-01", periods=300, tz="UTC", name="time")
+    closes = pd.DataFrame(100*np.exp(np.cumsum(0.02*rng.standard_normal((300, 4)), axis=0)), times, list("ABCD"))
+    weights = pd.DataFrame(rng.uniform(-0.2, 0.3, closes.shape), times, closes.columns)
+    ours = run_weights(make_bars(closes), weights.rename_axis(index="time", columns="symbol").T.stack(), CostSpec(10, 0), capital=1e5)
+    units = ours.ledger["position"].unstack("symbol")/closes
+    orders = units.diff().fillna(units)
+    theirs = vectorbt.Portfolio.from_orders(closes, orders, price=closes, fees=0.001, init_cash=1e5, cash_sharing=True, group_by=True)
+    np.testing.assert_allclose(theirs.value().to_numpy(), ours.equity.to_numpy(), rtol=1e-9)
+
+
+def test_weights_that_are_given_once_are_never_touched_again():
+    bars, _ = market(7)
+    first = bars.groupby(level="symbol").head(1).index
+    held = run_weights(bars, pd.Series(0.2, first), CostSpec(0, 0))
+    assert (held.ledger.groupby(level="symbol")["trade"].apply(lambda t: (t.iloc[1:-1] == 0).all())).all()
+    assert held.target_risk is None and "risk_ratio" not in held.summary and held.summary.notna().all()
+
+
+@pytest.mark.parametrize("weights,says", [(lambda w: w*np.nan, "not finite"), (lambda w: w.iloc[:0], "0 values"), (lambda w: w.to_frame(), "a pandas Series"),
+                                          (lambda w: w.rename(lambda s: "Z" + s, level="symbol"), "no bars for"), (lambda w: w.tz_localize(None, level="time"), "timezone")])
+def test_unusable_weights_are_refused(weights, says):
+    bars, _ = market(7)
+    with pytest.raises(MetavolError, match=says): run_weights(bars, weights(pd.Series(0.2, bars.index)))
+
+
+def test_cash_earns_a_rate_that_was_known_when_the_bar_began():
+    bars, forecasts = one_asset(np.full(12, 100.), np.full(12, 0.05))
+    idle = SizingSpec(min_weight=0, max_weight=0)
+    rate = pd.Series([0.0252, 0.252], [bars.index[0], bars.index[5]])
+    found = run_backtest(bars, forecasts, sizing=idle, costs=CostSpec(cash_rate=rate)).account["interest"]
+    np.testing.assert_allclose(found.iloc[[0, 1, 5]], [0, 1e-4, found.iloc[5]])
+    assert found.iloc[5] == pytest.approx(1e-4, rel=1e-2) and found.iloc[6] == pytest.approx(1e-3, rel=1e-2)
+    with pytest.raises(BacktestError, match="begin it earlier"): run_backtest(bars, forecasts, costs=CostSpec(cash_rate=rate.iloc[1:]))
+    for wrong in (dict(cash_rate=np.nan), dict(borrow_fee=-1), dict(delisting_return=-1.1)):
+        with pytest.raises(BacktestError, match="needed finite numbers"): CostSpec(**wrong)
+
+
+def test_a_half_spread_is_what_was_known_a_bar_before(stocks):
+    spread = half_spread(stocks.loc[["GOOG", "IBM"]])
+    shaken = stocks.loc[["GOOG", "IBM"]].copy()
+    late = shaken.index.get_level_values("time") >= shaken.index.get_level_values("time")[300]
+    shaken.loc[late, "high"] *= 1.05
+    for symbol in ("GOOG", "IBM"):
+        one, other = spread.loc[symbol], half_spread(shaken).loc[symbol]
+        first = int(np.argmax(~one.eq(other)))
+        assert one.index[first] > shaken.index.get_level_values("time")[300] and one.ge(0).all()
+    quoted = half_spread(stocks.loc[["IBM"]].assign(spread=0.002))
+    assert quoted.eq(0.001).all() and len(quoted) == len(stocks.loc[["IBM"]]) - 1
+
+
+def test_a_tear_sheet_stands_alone(tmp_path):
+    result = run_backtest(*market(5, n=120))
+    page = result.to_html(tmp_path/"sheet.html", title="Mine")
+    assert (tmp_path/"sheet.html").read_text() == page and "<h1>Mine</h1>" in page and "http" not in page.replace("http-equiv", "")
+    for word in ("max_drawdown", "risk_error", "low", "data:image/png;base64", "S1"): assert word in page
+    short = run_backtest(*one_asset(100 + np.arange(12.), np.full(12, 0.05))).to_html()
+    assert "sharpe" in short and ">low<" not in short

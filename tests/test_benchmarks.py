@@ -37,3 +37,9 @@ def test_the_judge_prints_its_seconds():
     done = subprocess.run([sys.executable, BENCHMARKS/"judge.py", "--assets", "3", "--bars", "400", "--jobs", "1", "--every", "20", "--part", "classical"],
                           env=environment, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "") and "engine, by asset" in done.stdout and "all classical" in done.stdout
+
+
+def test_the_backtest_prints_its_ratio():
+    done = subprocess.run([sys.executable, BENCHMARKS/"trading.py", "--assets", "3", "--bars", "200"], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "metavol, all assets" in done.stdout and "times slower" in done.stdout

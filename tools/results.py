@@ -6,8 +6,10 @@
     METAVOL_DATA=DIR python tools/results.py sp500
     METAVOL_DATA=DIR python tools/results.py indices
     python tools/results.py truth                                  # simulated, so that sigma is known
+    METAVOL_DATA=DIR python tools/results.py traded_stocks traded_coins # positions sized by forecasts, after costs
+    METAVOL_DATA=DIR python tools/results.py variance              # one-month variance of the S&P 500, sold against the VIX
 
-DIR holds us_equities_daily.parquet, crypto_hourly.parquet, oxford_man_rv.parquet and oxford_man_spx_2000.parquet. `--out` writes
+DIR holds us_equities_daily.parquet, crypto_hourly.parquet, oxford_man_rv.parquet, oxford_man_spx_2000.parquet and vix_daily.parquet. `--out` writes
 elsewhere, to compare; `--keep` names a folder for finished pieces, so that a run that was stopped goes on.
 """
 import argparse
@@ -24,17 +26,26 @@ import arch.data.sp500
 import numpy as np
 import pandas as pd
 
+from metavol.backtest import CostSpec, half_spread, run_backtest, run_weights
 from metavol.bars import as_panel, check_bars
+from metavol.classical import Ewma, Garch, Historical
 from metavol.data import load_sample
+from metavol.features import compute_features
 from metavol.files import data_hash, read_bars, write_whole
+from metavol.har import Har
 from metavol.league import LeagueSpec, ask, asked_windows, enter_formulas, enter_networks, league_table, training_windows
+from metavol.performance import deflated_sharpe, performance_differences, performance_intervals
+from metavol.pretrained import load_pretrained
 from metavol.processes import garch_horizon_variance, simulate_bars, simulate_garch, simulate_jumps, simulate_log_sv, simulate_regimes
 from metavol.scoring import (intraday_variance, levelled, losses, market_states, range_variance, reported_variance, score, score_by, transition_table,
                              volatility_proxy, with_forecast, with_proxy, worst_days)
+from metavol.sizing import SizingSpec, average_correlation, size_positions
+from metavol.strategies import VarianceSpec, exit_on_rise, lean_on_calm, sell_variance
 from metavol.study import SAMPLE_STUDIES
-from metavol.tasks import HOURLY
+from metavol.tasks import HOURLY, TaskSpec, asked_between, make_windows
 from metavol.training import PooledSpec
 from metavol.context import ContextSpec
+from metavol.walk_forward import Entrant, walk_forward
 
 SPEC = LeagueSpec(("these",), ("those",), "2018-01-01", every=5, refit_every=63, rivals="all", n_jobs=1)
 FOLLOWED = ["Historical", "GARCH", "HAR, logs", "Pooled HAR", "Network", "Network, longer", "Meta-Vol"] # Whose losses are kept by date
@@ -225,9 +236,103 @@ def make_truth(out):
     write_whole(out/"truth"/"made.json", (json.dumps(dict(command="python tools/results.py truth", date=str(date.today()), seeds=[0], panel_seed=7)) + "\n").encode())
 
 
+# Money
+
+PORTFOLIO = SizingSpec(target_risk=.01, min_weight=0., max_gross=1.5, correlation_memory=126) # With 69 stocks a smallest share of 1 % would decide everything
+COINS = SizingSpec(target_risk=.02/24**.5, min_weight=0., max_gross=1.5, correlation_memory=24*21)
+
+@dataclass(frozen=True)
+class Market:
+    "Where forecasts are traded, at what cost."
+    setup: object # Gives a `Setup`
+    start: str # Name of the shipped start that is adapted
+    sizing: SizingSpec
+    costs: dict # Of `CostSpec`, the spread apart
+    bars_per_year: int
+
+MARKETS = {"traded_stocks": Market(unseen, "daily", PORTFOLIO, dict(cash_rate=.02), 252),
+           "traded_coins": Market(hourly, "hourly", COINS, dict(commission_bps=5., cash_rate=.02), 365*24)}
+
+def sized_once(bars, spec, market):
+    "Shares of capital that the volatility and the average correlation of all days before the split would have set."
+    moves = bars["close"].unstack(0).sort_index().pct_change(fill_method=None)
+    before = moves[moves.index < pd.Timestamp(spec.split, tz="UTC")]
+    sigma = np.broadcast_to(before.std().to_numpy(), before.shape)
+    correlation = average_correlation(before.to_numpy(), sigma, 10*len(before))[-1:]
+    return pd.Series(size_positions(sigma[-1:], market.sizing, correlation)[0], before.columns)
+
+def trade_market(name, keep):
+    "Backtests by the model that sized them, and the forecasts."
+    market = MARKETS[name]
+    setup, costs_of = market.setup(), market.costs
+    spec, model = setup.spec, load_pretrained(market.start)
+    taught = set(model.about["symbols"]) & set(spec.test)
+    if taught or pd.Timestamp(model.about["last"]) >= pd.Timestamp(spec.split): sys.exit(f"the shipped start has seen the test: {taught or model.about['last']}")
+    entrants = [Entrant("Meta-Vol", model, "full_history", "each_task"), Entrant("HAR", Har(form="weighted", ranges=True), "full_history", "by_asset"),
+                Entrant("GARCH", Garch(), "full_history", "by_asset"), Entrant("EWMA", Ewma(), "few_shot"), Entrant("Historical", Historical(), "few_shot")]
+    asked = asked_windows(setup.test_bars, spec)
+    forecasts = ask(entrants, asked, spec, keep)
+    bars = only(as_panel(setup.test_bars), spec.test)
+    costs = CostSpec(half_spread=half_spread(bars), **costs_of)
+    runs = {one.name: run_backtest(bars, forecasts[one.name], spec.task.horizon, market.sizing, costs, market.bars_per_year) for one in entrants}
+    shares, times = sized_once(bars, spec, market), runs["Meta-Vol"].equity.index
+    fixed = pd.concat({symbol: pd.Series(share, times[times.isin(bars.loc[symbol].index)]) for symbol, share in shares.items()}, names=["symbol", "time"])
+    runs["Fixed size"] = run_weights(bars[bars.index.get_level_values(1) <= times[-1]], fixed, costs, market.bars_per_year, no_trade_band=market.sizing.no_trade_band)
+    ruled = {"Fixed size, leaning": lambda weights, seen: lean_on_calm(weights*0 + shares, seen), "Meta-Vol, leaning": lean_on_calm, "Meta-Vol, exits": exit_on_rise}
+    runs |= {title: run_backtest(bars, forecasts["Meta-Vol"], spec.task.horizon, market.sizing, costs, market.bars_per_year, rules=[rule]) for title, rule in ruled.items()}
+    once = fixed[fixed.index.get_level_values(1) == times[0]]
+    runs["Buy and hold"] = run_weights(bars[bars.index.get_level_values(1) <= times[-1]], once, costs, market.bars_per_year)
+    return runs, forecasts, spec, data_hash(setup.test_bars)[:16]
+
+def make_traded(name, out, keep):
+    "Tables of one market, into its folder."
+    market, begun = MARKETS[name], time.time()
+    runs, forecasts, spec, data = trade_market(name, keep)
+    target, waiting = market.sizing.target_risk, market.costs["cash_rate"]/market.bars_per_year # A Sharpe ratio is of what is earned over cash
+    accounts = {name: run.account.assign(**{"return": run.returns - waiting}) for name, run in runs.items()}
+    intervals = pd.concat({name: performance_intervals(account, market.bars_per_year, target) for name, account in accounts.items()}, names=["model", "metric"])
+    plain = {name: account[[column for column in account if column not in ("planned", "moved", "squared_error", "absolute_error", "hits", "scored")]] for name, account in accounts.items()}
+    differences = performance_differences(plain, "Meta-Vol", market.bars_per_year, target)
+    equity = pd.DataFrame({name: run.equity for name, run in runs.items()})
+    risk = pd.DataFrame({name: run.returns.rolling(63 if market.bars_per_year == 252 else 24*7).std() for name, run in runs.items()})
+    every = 5 if market.bars_per_year == 252 else 24
+    summary = pd.DataFrame({name: run.summary for name, run in runs.items()}).T.rename_axis("model")
+    kept = {"summary.csv": summary, "intervals.csv": intervals, "differences.csv": differences, "equity.csv": equity.iloc[::every], "risk.csv": risk.dropna().iloc[::every],
+            "deflated.csv": deflated_sharpe(pd.DataFrame({name: account["return"] for name, account in accounts.items()}), market.bars_per_year).rename_axis("model")}
+    for file, table in kept.items(): write_whole(out/name/file, csv(table))
+    costs = {"commission_bps": 1., "slippage_bps": 2., "half_spread": "estimated (EDGE), one bar before"} | market.costs
+    made = dict(command=f"python tools/results.py {name}", date=str(date.today()), data=data, start=market.start,
+                tested=len(spec.test), bars=len(equity), first=f"{equity.index[0]:%Y-%m-%d}", last=f"{equity.index[-1]:%Y-%m-%d}", bootstrap_seed=0, forecasts=len(forecasts), sizing=vars(market.sizing), costs=costs)
+    write_whole(out/name/"made.json", (json.dumps(made, indent=1) + "\n").encode())
+    print(f"{name}: {len(forecasts):,} forecasts, {time.time() - begun:.0f} s", flush=True)
+
+RULES = {"every month": (VarianceSpec(percentile=0.), False), "dear": (VarianceSpec(), False),
+         "above forecast": (VarianceSpec(percentile=0., premium=.1), True), "dear and above forecast": (VarianceSpec(premium=.1), True)}
+
+def make_variance(out):
+    "Variance of the S&P 500, sold by four rules since 1991."
+    table = pd.read_parquet(source("vix_daily.parquet")).set_index("date").dropna().tz_localize("UTC").rename_axis("time")
+    bars = table[["spx_open", "spx_high", "spx_low", "spx_close"]].rename(columns=lambda name: name.removeprefix("spx_")).assign(volume=1.)
+    bars["high"], bars["low"] = (bars[["open", "high", "low", "close"]].agg(side, axis=1) for side in ("max", "min"))
+    bars = check_bars(pd.concat({"SPX": bars}, names=["symbol"]))
+    query = asked_between(make_windows(compute_features(bars), TaskSpec(lookback=60, horizon=21, stride=21)), pd.Timestamp("1991-01-01", tz="UTC"))
+    har = walk_forward([Entrant("HAR", Har(form="logs"), "full_history", "by_asset")], query, refit_every=252, n_jobs=1)["HAR"].loc["SPX"]*np.sqrt(252/21)
+    runs = {name: sell_variance(table["vix_close"]/100, table["spx_close"], har if informed else None, spec) for name, (spec, informed) in RULES.items()}
+    spans = pd.DataFrame({name: performance_intervals(run.account[["return"]], 252).loc["sharpe"] for name, run in runs.items()}).T
+    summary = pd.DataFrame({name: run.summary for name, run in runs.items()}).T.rename_axis("rule")
+    lucky = deflated_sharpe(pd.DataFrame({name: run.account["return"] for name, run in runs.items()}), 252)["probability"]
+    summary = summary.join(spans[["low", "high"]].add_prefix("sharpe_")).join(lucky)
+    trades = pd.concat({name: run.trades for name, run in runs.items()}, names=["rule", "number"]).assign(**{"sold": lambda t: t.sold.dt.date, "ended": lambda t: t.ended.dt.date})
+    equity = pd.DataFrame({name: run.account["equity"] for name, run in runs.items()}).resample("ME").last()
+    for file, part in {"table.csv": summary, "trades.csv": trades, "equity.csv": equity}.items(): write_whole(out/"variance"/file, csv(part))
+    made = dict(command="python tools/results.py variance", date=str(date.today()), data=data_hash(bars)[:16], first=f"{equity.index[0]:%Y-%m-%d}", last=f"{table.index[-1]:%Y-%m-%d}", days=len(table), bootstrap_seed=0)
+    write_whole(out/"variance"/"made.json", (json.dumps(made) + "\n").encode())
+    print(f"variance: {len(trades)} swaps")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", choices=[*SETUPS, "truth"])
+    parser.add_argument("names", nargs="+", choices=[*SETUPS, "truth", *MARKETS, "variance"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1]/"nbs"/"results")
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
@@ -236,6 +341,8 @@ def main():
     for name in options.names:
         (options.out/name).mkdir(parents=True, exist_ok=True)
         if name == "truth": make_truth(options.out)
+        elif name == "variance": make_variance(options.out)
+        elif name in MARKETS: make_traded(name, options.out, options.keep)
         else: make(name, options.out, options.keep)
 
 
