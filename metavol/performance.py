@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['STRETCH', 'BOOTSTRAPPED', 'ratio', 'return_metrics', 'performance_summary', 'BacktestError', 'check_calendar',
-           'account_metrics', 'risk_error', 'draw_bars', 'bootstrap_metrics', 'performance_intervals', 'check_account',
-           'interval_table', 'performance_differences', 'deflated_sharpe', 'best_of_luck']
+           'account_metrics', 'risk_error', 'draw_bars', 'columns_of', 'bootstrap_metrics', 'performance_intervals',
+           'check_account', 'interval_table', 'performance_differences', 'deflated_sharpe', 'best_of_luck']
 
 # %% ../nbs/31_performance.ipynb #ad3a81ff
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from math import e, isfinite, sqrt
 
 import numpy as np
@@ -84,11 +85,13 @@ def account_metrics(
     found = return_metrics(rows['return'], bars_per_year)
     found['realized_risk'] = found['annual_volatility']/sqrt(bars_per_year)
     if target_risk is not None:
-        found |= {'target_risk': np.full(found['sharpe'].shape, target_risk), 'risk_error': risk_error(rows['return'], target_risk)}
+        found |= {'target_risk': np.full(found['sharpe'].shape, target_risk),
+                  'risk_error': risk_error(rows['return'], target_risk)}
     if 'planned' in rows: found['risk_ratio'] = np.sqrt(ratio(total['moved'], total['planned']))
     if 'traded' in rows:
-        found |= {'turnover': ratio(total['traded'], np.maximum(total['equity'], 0))*bars_per_year, 'total_cost': total['cost'],
-                  'cost_share': ratio(total['cost'], np.abs(total['pnl'])), 'trades': total['trades']}
+        found |= {'turnover': ratio(total['traded'], np.maximum(total['equity'], 0))*bars_per_year,
+                  'total_cost': total['cost'], 'cost_share': ratio(total['cost'], np.abs(total['pnl'])),
+                  'trades': total['trades']}
     if 'scored' in rows:
         names = {'mse': 'squared_error', 'mae': 'absolute_error', 'hit_rate': 'hits'}
         found |= {name: ratio(total[column], total['scored']) for name,column in names.items()}
@@ -106,8 +109,8 @@ def risk_error(
     return np.sqrt(np.square(realized/target_risk - 1).mean(axis=-1))
 
 # %% ../nbs/31_performance.ipynb #1bffd64f
-BOOTSTRAPPED = ('total_return', 'annual_return', 'annual_volatility', 'sharpe', 'sortino', 'max_drawdown', 'calmar', 'turnover', 'cost_share',
-                'realized_risk', 'risk_error', 'risk_ratio', 'mse', 'mae', 'hit_rate')
+BOOTSTRAPPED = ('total_return', 'annual_return', 'annual_volatility', 'sharpe', 'sortino', 'max_drawdown', 'calmar',
+                'turnover', 'cost_share', 'realized_risk', 'risk_error', 'risk_ratio', 'mse', 'mae', 'hit_rate')
 
 def draw_bars(
     n_bars:int, # Bars to draw from
@@ -121,6 +124,12 @@ def draw_bars(
     size = max(1, 400_000//n_bars)
     for first in range(0, draws, size): yield np.array([next(samples) for _ in range(min(size, draws - first))])
 
+def columns_of(
+    account:pd.DataFrame, # One row a bar
+)->dict[str, np.ndarray]: # (n,) each, by name
+    "An account as arrays."
+    return {name: account[name].to_numpy(float) for name in account}
+
 def bootstrap_metrics(
     accounts:Mapping[str, pd.DataFrame], # Accounts on the same bars, by name
     bars_per_year:float, # Bars in a year
@@ -130,11 +139,11 @@ def bootstrap_metrics(
     seed:int=0, # The same seed gives the same bits
 )->dict[str, pd.DataFrame]: # By name: one row a draw, one column a metric; the same bars in each
     "Measure accounts that might have been."
-    for name,value in {'draws': draws, 'block': 1 if block is None else block}.items(): check_number(value, name, least=1, whole=True)
+    check_number(draws, 'draws', least=1, whole=True), check_number(1 if block is None else block, 'block', 1, True)
     returns = pd.DataFrame({name: account['return'] for name,account in accounts.items()})
     check_dates(len(returns), max(2*STRETCH, 4*(block or 1)), "an interval of an account")
     if block is None: block = block_length(pd.concat({'return': returns, 'square': returns**2}, axis=1), 1)
-    columns = {name: {column: account[column].to_numpy(float) for column in account} for name,account in accounts.items()}
+    columns = {name: columns_of(account) for name,account in accounts.items()}
     drawn = {name: [] for name in accounts}
     for rows in draw_bars(len(returns), block, draws, seed):
         for name,held in columns.items():
@@ -155,7 +164,7 @@ def performance_intervals(
     "Every metric of an account with its block-bootstrap interval; raises `TooFewDates` below 42 bars."
     account = check_account(account, 'account', bars_per_year)
     drawn = bootstrap_metrics({'': account}, bars_per_year, target_risk, block, draws, seed)['']
-    found = account_metrics({name: account[name].to_numpy(float) for name in account}, bars_per_year, target_risk)
+    found = account_metrics(columns_of(account), bars_per_year, target_risk)
     return interval_table(pd.Series({name: float(found[name]) for name in drawn}, name='value'), drawn, level)
 
 def check_account(
@@ -166,8 +175,10 @@ def check_account(
     "Demand an account, and a calendar that fits it."
     check_type(account, pd.DataFrame, name, "a table with one row a bar and a column 'return', such as backtest.account")
     if 'return' not in account:
-        raise BacktestError(f"{name}: no column 'return' among {', '.join(map(str, account.columns[:5]))}; use backtest.account.")
-    if account.isna().any(axis=None): raise BacktestError(f"{name}: {int(account.isna().any(axis=1).sum())} of {len(account)} bars lack a value; drop or repair them.")
+        raise BacktestError(f"{name}: no column 'return' among {', '.join(map(str, account.columns[:5]))}; "
+                            "use backtest.account.")
+    lacking = int(account.isna().any(axis=1).sum())
+    if lacking: raise BacktestError(f"{name}: {lacking} of {len(account)} bars lack a value; drop or repair them.")
     check_calendar(account.index, bars_per_year)
     return account
 
@@ -195,32 +206,38 @@ def performance_differences(
     "How accounts differ from one of them in every metric, on the bars that all share."
     check_type(accounts, Mapping, 'accounts', 'a dictionary of accounts by name')
     if benchmark not in accounts or len(accounts) < 2:
-        raise BacktestError(f"benchmark={benchmark!r} and at least one other account are needed; got {', '.join(map(str, accounts)) or 'none'}.")
-    common = pd.concat([pd.Series(1, check_account(account, name, bars_per_year).index) for name,account in accounts.items()], axis=1, join='inner').index
+        raise BacktestError(f"benchmark={benchmark!r} and at least one other account are needed; "
+                            f"got {', '.join(map(str, accounts)) or 'none'}.")
+    times = [check_account(account, name, bars_per_year).index for name,account in accounts.items()]
+    common = reduce(pd.Index.intersection, times)
     if not len(common): raise BacktestError("accounts: they have no bar in common; run all of them on the same bars.")
     accounts = {name: account.loc[common] for name,account in accounts.items()}
     drawn = bootstrap_metrics(accounts, bars_per_year, target_risk, block, draws, seed)
-    found = {name: account_metrics({c: account[c].to_numpy(float) for c in account}, bars_per_year, target_risk) for name,account in accounts.items()}
-    tables = {name: _difference(found[name], found[benchmark], drawn[name], drawn[benchmark], level) for name in accounts if name != benchmark}
-    table = pd.concat(tables, names=['account', 'metric'])
+    found = {name: account_metrics(columns_of(account), bars_per_year, target_risk) for name,account in accounts.items()}
+    table = pd.concat({name: _difference(found[name], found[benchmark], drawn[name], drawn[benchmark], level)
+                       for name in accounts if name != benchmark}, names=['account', 'metric'])
     table.attrs = {'benchmark': benchmark, 'bars': len(common), 'level': level, 'draws': draws, 'seed': seed}
     return table
 
-def _difference(found, base, drawn, drawn_base, level): # Metrics that both have; equal ones differ by nothing, infinite ones too
+def _less(one, other): # Equal numbers differ by nothing, infinite ones too
+    return np.subtract(one, other, where=one != other, out=np.zeros(np.shape(one)))
+
+def _difference(found, base, drawn, drawn_base, level): # Of the metrics that both have
     names = [name for name in drawn if name in drawn_base]
-    less = lambda one, other: np.where(one == other, 0., np.subtract(one, other, where=one != other, out=np.zeros(np.shape(one))))
-    value = pd.Series({name: float(less(np.asarray(found[name]), np.asarray(base[name]))) for name in names}, name='difference')
-    return interval_table(value, pd.DataFrame({name: less(drawn[name].to_numpy(), drawn_base[name].to_numpy()) for name in names}), level)
+    value = pd.Series({name: float(_less(found[name], base[name])) for name in names}, name='difference')
+    apart = pd.DataFrame({name: _less(drawn[name].to_numpy(), drawn_base[name].to_numpy()) for name in names})
+    return interval_table(value, apart, level)
 
 # %% ../nbs/31_performance.ipynb #7f33817d
 def deflated_sharpe(
     returns:pd.DataFrame, # By time, one column for **every** variant that was tried; simple returns per bar, decimal
     bars_per_year:float, # 252 for sessions, 365*24 for hours that never stop
-)->pd.DataFrame: # One row a variant: `sharpe`, `luckiest` (expected best of so many without skill), both annual; `probability`
+)->pd.DataFrame: # One row a variant: `sharpe`, `luckiest` (expected best without skill), both annual; `probability`
     "Probability that a Sharpe ratio is more than the best of so many tries (Bailey & López de Prado, 2014)."
     check_type(returns, pd.DataFrame, 'returns', 'a table with one column for each variant that was tried')
     if returns.shape[1] < 2 or len(returns) < 2*STRETCH or returns.isna().any(axis=None):
-        raise BacktestError(f"returns: {returns.shape[1]} variants over {len(returns)} bars, {int(returns.isna().sum().sum())} values missing; "
+        raise BacktestError(f"returns: {returns.shape[1]} variants over {len(returns)} bars, "
+                            f"{int(returns.isna().sum().sum())} values missing; "
                             f"needed at least two variants, {2*STRETCH} bars and no gap.")
     check_calendar(returns.index, bars_per_year)
     values,n = returns.to_numpy(float), len(returns)
@@ -230,8 +247,8 @@ def deflated_sharpe(
     skew,kurtosis = np.zeros(len(sharpe)), np.full(len(sharpe), 3.)
     skew[moving],kurtosis[moving] = stats.skew(values[:, moving]), stats.kurtosis(values[:, moving], fisher=False)
     error = np.sqrt(np.maximum(1 - skew*sharpe + (kurtosis - 1)/4*sharpe**2, 1e-12)/(n - 1))
-    year = sqrt(bars_per_year)
-    return pd.DataFrame({'sharpe': sharpe*year, 'luckiest': luckiest*year, 'probability': stats.norm.cdf((sharpe - luckiest)/error)}, returns.columns)
+    year,probability = sqrt(bars_per_year), stats.norm.cdf((sharpe - luckiest)/error)
+    return pd.DataFrame({'sharpe': sharpe*year, 'luckiest': luckiest*year, 'probability': probability}, returns.columns)
 
 def best_of_luck(
     n:int, # Draws

@@ -51,7 +51,9 @@ def size_positions(
     weights = np.nan_to_num(np.clip(spec.target_risk/count/sigma, floor, spec.max_weight))
     risk = (weights*np.nan_to_num(sigma)).sum(axis=1, keepdims=True)
     weights = weights*np.minimum(1, spec.target_risk/np.maximum(risk, spec.target_risk))
-    if correlation is not None: weights = np.minimum(weights*_diversified(weights*np.nan_to_num(sigma), correlation), spec.max_weight)
+    if correlation is not None:
+        spent = weights*_diversified(weights*np.nan_to_num(sigma), correlation)
+        weights = np.minimum(spent, spec.max_weight)
     return weights*np.minimum(1, spec.max_gross/np.maximum(weights.sum(axis=1, keepdims=True), spec.max_gross))
 
 def _diversified(risk, correlation): # (times, 1) risk of the parts over risk of the whole, one or more
@@ -104,7 +106,8 @@ def average_correlation(
     surprise = np.nan_to_num(surprise)
     alone = np.square(surprise).sum(axis=1)
     decay = 1 - 1/memory
-    pairs,squares = (lfilter([1], [1, -decay], x) for x in (np.square(surprise.sum(axis=1)) - alone, np.maximum(count - 1, 0)*alone))
+    together = np.square(surprise.sum(axis=1))
+    pairs,squares = (lfilter([1], [1, -decay], x) for x in (together - alone, np.maximum(count - 1, 0)*alone))
     seen = np.divide(pairs, squares, out=np.ones_like(pairs), where=squares > 0)
     prior = decay**np.arange(len(moves))
     return prior + (1 - prior)*np.clip(seen, 0, 1)

@@ -102,9 +102,11 @@ class VarianceSpec:
     cash_rate:float=0.0 # Interest a year on all money, margin included, decimal
     def __post_init__(self):
         for name,least in {'sessions': 2, 'memory': 2}.items(): check_number(getattr(self, name), name, least, whole=True)
-        for name in ('percentile', 'premium', 'half_spread', 'cap', 'risk', 'cash_rate'): check_number(getattr(self, name), name)
+        for name in ('percentile', 'premium', 'half_spread', 'cap', 'risk', 'cash_rate'):
+            check_number(getattr(self, name), name)
         if not (self.percentile <= 1 and self.cap > 1 and 0 < self.risk <= 1):
-            raise MetavolError(f"percentile={self.percentile}, cap={self.cap}, risk={self.risk}: needed at most 1, above 1, and above 0 up to 1.")
+            raise MetavolError(f"percentile={self.percentile}, cap={self.cap}, risk={self.risk}: "
+                               "needed at most 1, above 1, and above 0 up to 1.")
 
 # %% ../nbs/33_strategies.ipynb #791cb106
 def variance_signal(
@@ -127,14 +129,19 @@ def check_swap_inputs(
     "Demand two series that belong together."
     for name,series in {'implied': implied, 'closes': closes}.items():
         check_type(series, pd.Series, name, 'a pandas Series by time')
-        if not isinstance(series.index, pd.DatetimeIndex) or not series.index.is_monotonic_increasing or not series.index.is_unique:
-            raise BacktestError(f"{name}: needed times that rise and do not repeat; use {name}.sort_index() and drop duplicates.")
+        index = series.index
+        if not (isinstance(index, pd.DatetimeIndex) and index.is_monotonic_increasing and index.is_unique):
+            raise BacktestError(f"{name}: needed times that rise and do not repeat; "
+                                f"use {name}.sort_index() and drop duplicates.")
     both = pd.DataFrame({'implied': implied, 'close': closes}).dropna()
-    if not ((both > 0) & np.isfinite(both)).all(axis=None): raise BacktestError("implied and closes: needed finite values above zero.")
+    if not ((both > 0) & np.isfinite(both)).all(axis=None):
+        raise BacktestError("implied and closes: needed finite values above zero.")
     if len(both) < spec.memory + spec.sessions:
-        raise BacktestError(f"{len(both)} days have both an implied volatility and a close; needed {spec.memory + spec.sessions}: "
-                            f"{spec.memory} to look back on and {spec.sessions} for one swap.")
-    if both['implied'].median() > 3: raise BacktestError(f"implied: its median is {both['implied'].median():.1f}, that is {both['implied'].median():.0%} a year; give VIX/100.")
+        raise BacktestError(f"{len(both)} days have both an implied volatility and a close; "
+                            f"needed {spec.memory + spec.sessions}: {spec.memory} to look back on "
+                            f"and {spec.sessions} for one swap.")
+    if (usual := both['implied'].median()) > 3:
+        raise BacktestError(f"implied: its median is {usual:.1f}, that is {usual:.0%} a year; give VIX/100.")
     return both
 
 # %% ../nbs/33_strategies.ipynb #577ad1d6
@@ -149,7 +156,7 @@ def sell_swap(
     "One variance swap, marked from its sale to its end."
     life = np.arange(spec.sessions + 1)/spec.sessions
     strike = max(implied[0] - spec.half_spread, spec.half_spread)
-    so_far = SESSIONS_A_YEAR/spec.sessions*np.cumsum(np.r_[0, returns[1:]**2]) # Already weighted with the life that has passed
+    so_far = SESSIONS_A_YEAR/spec.sessions*np.cumsum(np.r_[0, returns[1:]**2]) # Weighted with the life that has passed
     expected = so_far + (1 - life)*implied**2
     notional = spec.risk*equity/((spec.cap**2 - 1)*strike**2)
     return notional*(strike**2 - np.minimum(expected, (spec.cap*strike)**2)), strike, float(np.sqrt(so_far[-1]))
@@ -158,24 +165,27 @@ def sell_swap(
 @dataclass(frozen=True, repr=False, eq=False)
 class VarianceTrades:
     "Swaps that were sold, and the account that sold them."
-    trades:pd.DataFrame # One row a swap: `sold`, `ended`, `implied`, `strike`, `realized`, `payoff` and `cost` as shares of equity at the sale, `capped`
+    # One row a swap: `sold`, `ended`, `implied`, `strike`, `realized`, `payoff` and `cost` as shares of equity at the sale, `capped`
+    trades:pd.DataFrame
     account:pd.DataFrame # By time: `return`, `equity`, `mark` (value of the swap that runs)
     summary:pd.Series # Performance, number of swaps, share that paid, worst
     spec:VarianceSpec # What was asked
     def __repr__(self):
         s,time = self.summary, self.account.index
-        return (f"VarianceTrades: {s['trades']:.0f} swaps sold from {time[0]:%Y-%m-%d} to {time[-1]:%Y-%m-%d}, {s['paid']:.0%} of them paid, "
-                f"worst {s['worst']:.1%} of equity; return {s['annual_return']:.1%} a year, Sharpe {s['sharpe']:.2f}, "
+        return (f"VarianceTrades: {s['trades']:.0f} swaps sold from {time[0]:%Y-%m-%d} to {time[-1]:%Y-%m-%d}, "
+                f"{s['paid']:.0%} of them paid, worst {s['worst']:.1%} of equity; return {s['annual_return']:.1%} a year, Sharpe {s['sharpe']:.2f}, "
                 f"worst drawdown {s['max_drawdown']:.1%}")
     def plot(self, color=COLORS['classical']): # Two axes: equity, and each swap
         "Equity, and what each swap sold for and turned out to be."
         axes = plt.subplots(2, 1, figsize=(8, 5), sharex=True, layout='constrained')[1]
         axes[0].plot(self.account['equity']/self.account['equity'].iloc[0], color=color)
-        axes[0].set(ylabel='equity / capital', title=f"{self.summary['paid']:.0%} of {len(self.trades)} swaps paid, the worst cost {-self.summary['worst']:.1%} of equity")
+        axes[0].set(ylabel='equity / capital', title=f"{self.summary['paid']:.0%} of {len(self.trades)} swaps paid, "
+                                                     f"the worst cost {-self.summary['worst']:.1%} of equity")
         axes[1].vlines(self.trades['sold'], 100*self.trades['strike'], 100*self.trades['realized'], color='0.8', lw=1)
         axes[1].plot(self.trades['sold'], 100*self.trades['strike'], '.', color=color, label='sold at')
         axes[1].plot(self.trades['sold'], 100*self.trades['realized'], '.', color=COLORS['realized'], label='realized')
-        axes[1].set(ylabel='volatility (% a year)'); axes[1].legend(frameon=False); axes[1].tick_params(axis='x', rotation=15)
+        axes[1].set(ylabel='volatility (% a year)'); axes[1].legend(frameon=False)
+        axes[1].tick_params(axis='x', rotation=15)
         return axes
 
 # %% ../nbs/33_strategies.ipynb #50398a90
@@ -192,8 +202,8 @@ def sell_variance(
     wanted = variance_signal(days['implied'], forecast, spec).to_numpy()
     level,returns = days['implied'].to_numpy(), np.diff(np.log(days['close'].to_numpy()), prepend=np.nan)
     first = spec.memory - 1 # What is sold always and what is sold with care begin on one day
-    growth,settled,mark,rows = 1 + spec.cash_rate/SESSIONS_A_YEAR, np.full(len(days), float(capital)), np.zeros(len(days)), []
-    money,t = float(capital),first
+    growth,money,t,rows = 1 + spec.cash_rate/SESSIONS_A_YEAR, float(capital), first, []
+    settled,mark = np.full(len(days), money), np.zeros(len(days))
     while t < len(days):
         end = t + spec.sessions
         if not wanted[t] or end >= len(days):
@@ -201,7 +211,8 @@ def sell_variance(
             continue
         value,strike,realized = sell_swap(level[t:end + 1], returns[t:end + 1], money, spec)
         settled[t:end + 1],mark[t:end] = money*growth**np.arange(spec.sessions + 1), value[:-1]
-        rows.append((days.index[t], days.index[end], level[t], strike, realized, value[-1]/money, -value[0]/money, realized >= spec.cap*strike))
+        rows.append((days.index[t], days.index[end], level[t], strike, realized, value[-1]/money, -value[0]/money,
+                     realized >= spec.cap*strike))
         money,t = money*growth**spec.sessions + value[-1], end
     trades = pd.DataFrame(rows, columns=['sold', 'ended', 'implied', 'strike', 'realized', 'payoff', 'cost', 'capped'])
     equity = pd.Series(settled + mark, days.index).iloc[first:]
@@ -210,5 +221,6 @@ def sell_variance(
 def _variance_result(trades, equity, mark, spec, capital):
     account = pd.DataFrame({'return': equity/equity.shift(fill_value=capital) - 1, 'equity': equity, 'mark': mark})
     summary = performance_summary(account['return'], SESSIONS_A_YEAR)
-    more = {'trades': len(trades), 'paid': float(ratio((trades['payoff'] > 0).sum(), len(trades))), 'worst': float(trades['payoff'].min()) if len(trades) else 0.}
+    more = {'trades': len(trades), 'paid': float(ratio((trades['payoff'] > 0).sum(), len(trades))),
+            'worst': float(trades['payoff'].min()) if len(trades) else 0.}
     return VarianceTrades(trades, account, pd.concat([summary, pd.Series(more)]).rename('summary'), spec)
