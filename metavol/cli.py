@@ -196,9 +196,14 @@ def backtest(
     horizon:Annotated[Optional[int], typer.Option(
         min=1, help='Bars in each forecast; by default what the file says of itself.')]=None,
     target_risk:Annotated[float, typer.Option(help='Risk of the portfolio per bar, as a share of capital.')]=.01,
+    min_weight:Annotated[float, typer.Option(help='Smallest share of capital in an asset that has a forecast.')]=.01,
+    max_weight:Annotated[float, typer.Option(help='Largest share of capital in one asset.')]=.5,
+    no_trade_band:Annotated[float, typer.Option(help='Trade only if a position is off its target by more than this share of it.')]=.1,
     max_gross:Annotated[float, typer.Option(help='Largest sum of all shares; above 1 money is borrowed.')]=1.,
     correlation_memory:Annotated[Optional[float], typer.Option(
         help='Bars over which the average correlation is remembered, to spend what diversification saves; by default all assets are taken to move as one.')]=None,
+    commission_bps:Annotated[float, typer.Option(help='Basis points of the money traded.')]=1.,
+    slippage_bps:Annotated[float, typer.Option(help='The same, for moving the price.')]=2.,
     half_spread:Annotated[str, typer.Option('--half-spread', help="Half the bid-ask spread, decimal, or 'estimated' from the bars.")]='estimated',
     cash_rate:Annotated[float, typer.Option(help='Interest on cash a year, decimal.')]=0.,
     bars_per_year:Annotated[int, typer.Option(help='252 for sessions, 8760 for hours that never stop.')]=252,
@@ -212,22 +217,23 @@ def backtest(
     import pandas as pd
     from metavol.backtest import CostSpec, run_backtest, with_spread
     from metavol.bars import as_panel
-    from metavol.files import read_bars, write_whole
+    from metavol.files import write_whole
     from metavol.sizing import SizingSpec
     from metavol.study import prepare_folder
     table,held,stated = traded_table(forecasts, bars, horizon)
     models = list(table.columns.drop(['realized', 'current'], errors='ignore'))
+    if not models: raise MetavolError(f"{forecasts}: no column of a model beside {', '.join(map(str, table.columns))}; needed at least one.")
     chosen = model or ('Meta-Vol' if 'Meta-Vol' in models else models[0])
     if chosen not in models: raise MetavolError(f"--model {chosen}: {forecasts} holds {', '.join(models[:8])}.")
     folder = None if out is None else prepare_folder(out)
-    sizing = SizingSpec(target_risk=target_risk, max_gross=max_gross, correlation_memory=correlation_memory)
-    costs = with_spread(CostSpec(half_spread=spread_of(half_spread), cash_rate=cash_rate), as_panel(held))
+    sizing = SizingSpec(target_risk, min_weight, max_weight, no_trade_band, max_gross, correlation_memory)
+    costs = with_spread(CostSpec(commission_bps, slippage_bps, spread_of(half_spread), cash_rate), as_panel(held))
     runs = {name: run_backtest(held, table[name], stated, sizing, costs, bars_per_year) for name in progressed(models, 'backtests')}
     summary = pd.DataFrame({name: run.summary for name,run in runs.items()}).T.rename_axis('model')
-    show(summary, f"{len(table):,} forecasts", dict(annual_return='.1%', annual_volatility='.1%', sharpe='.2f', max_drawdown='.1%',
-                                                    risk_error='.2f', risk_ratio='.2f', turnover='.1f', cost_share='.1%'))
-    console.print('risk_error: how far realized risk strays from its target; perfect control shows 0.15. risk_ratio: 1 where positions moved as forecast.',
-                  soft_wrap=True)
+    show(summary, f"{len(table):,} forecasts", dict(annual_return='.1%', sharpe='.2f', max_drawdown='.1%', risk_error='.2f',
+                                                    risk_ratio='.2f', turnover='.1f', cost_share='.1%'))
+    console.print('risk_error: how far realized risk strays from its target; perfect control shows 0.15. '
+                  'risk_ratio: 1 where positions moved as forecast.', soft_wrap=True)
     if folder is None: return
     write_whole(folder/'backtest.csv', summary.to_csv().encode())
     write_whole(folder/'ledger.parquet', runs[chosen].ledger.to_parquet())
@@ -237,6 +243,7 @@ def backtest(
 
 # %% ../nbs/api/cli.ipynb #c1100001
 def traded_table(forecasts, bars, horizon): # Forecasts, bars, and how many bars a forecast covers
+    from metavol.bars import check_number
     from metavol.files import read_bars
     from metavol.study import read_forecasts
     table,held = read_forecasts(forecasts),read_bars(bars)
@@ -246,11 +253,14 @@ def traded_table(forecasts, bars, horizon): # Forecasts, bars, and how many bars
                            "give --horizon, for instance --horizon 5.")
     if horizon not in (None, stated):
         raise MetavolError(f"{forecasts}: its forecasts cover {stated} bars, not {horizon}; leave --horizon out.")
+    check_number(stated, f'{forecasts}: horizon', 1, whole=True)
     return table, held, stated
 
 def spread_of(word): # A number, or 'estimated' as it is
+    if word == 'estimated': return word
     try: return float(word)
-    except ValueError: return word
+    except ValueError as error:
+        raise MetavolError(f"--half-spread {word}: needed a decimal, such as 0.0005, or the word estimated.") from error
 
 def progressed(items, what): # The same, with a bar where somebody looks
     from tqdm import tqdm

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SESSIONS_A_YEAR', 'lean_on_calm', 'find_alarms', 'exit_on_rise', 'hedge_on_rise', 'VarianceSpec', 'variance_signal',
-           'check_swap_inputs', 'sell_swap', 'VarianceTrades', 'sell_variance']
+           'check_swap_inputs', 'check_level', 'check_yearly', 'sell_swap', 'VarianceTrades', 'sell_variance']
 
 # %% ../nbs/33_strategies.ipynb #ef437a91
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from .backtest import Seen
-from .bars import MetavolError, check_number, check_type
+from .backtest import Seen, check_capital
+from .bars import MetavolError, check_index, check_number, check_type
 from .figures import COLORS
 from .performance import BacktestError, check_calendar, performance_summary, ratio
 
@@ -23,15 +23,15 @@ def lean_on_calm(
     weights:pd.DataFrame, # (times, assets) target share of equity
     seen:Seen, # What is known
     strength:float=1.0, # Power of usual over forecast volatility; 0 does nothing
-    memory:float=252, # Half-life of what is usual, bars
+    half_life:float=252, # Of the exponential mean that is usual, bars
     least:float=0.5, # Smallest factor
     most:float=1.5, # Largest factor
 )->pd.DataFrame: # (times, assets) target share of equity
     "Hold more where volatility is forecast below its own past, and less where above (Moreira & Muir, 2017)."
     for name,value in {'strength': strength, 'least': least}.items(): check_number(value, name)
-    check_number(memory, 'memory', 1), check_number(most, 'most', least)
+    check_number(half_life, 'half_life', 1), check_number(most, 'most', least)
     log = np.log(seen.sigma)
-    factor = np.exp(strength*(log.ewm(halflife=memory).mean() - log)).clip(least, most)
+    factor = np.exp(strength*(log.ewm(halflife=half_life).mean() - log)).clip(least, most)
     return weights*factor.fillna(1.)
 
 # %% ../nbs/33_strategies.ipynb #c5af246d
@@ -71,7 +71,7 @@ def hedge_on_rise(
     weights:pd.DataFrame, # (times, assets) target share of equity
     seen:Seen, # What is known
     hedge:str, # Asset that is sold short against the others; one of `hedges` of `run_backtest`
-    memory:float=63, # Bars of the exponential mean behind each beta
+    memory:float=63, # Bars over which each beta is remembered; the first 21 bars of an asset have no hedge
     rise:float=0.5, # Hedge when a forecast is above the previous one by more than this share
     calm:float=0.25, # Stop when a forecast is no further than this share above the level before
     patience:int=63, # Stop in any case after so many bars
@@ -82,8 +82,9 @@ def hedge_on_rise(
                             f"name it in run_backtest(..., hedges=[{hedge!r}]), and have its bars in the table.")
     check_number(memory, 'memory', least=2)
     returns = seen.returns
-    mean = lambda products: products.ewm(alpha=1/memory, min_periods=int(memory)).mean()
-    beta = mean(returns.mul(returns[hedge], axis=0)).div(mean(returns[hedge]**2), axis=0)
+    mean = lambda products: products.ewm(alpha=1/memory, min_periods=21).mean()
+    joint = returns.mul(returns[hedge], axis=0) # NaN where one of the two has no bar
+    beta = mean(joint)/mean(joint.notna().mul(returns[hedge]**2, axis=0).where(joint.notna()))
     alarmed = weights.where(find_alarms(seen, rise, calm, patience), 0.).drop(columns=hedge)
     short = (alarmed*beta.drop(columns=hedge).fillna(0.)).sum(axis=1)
     return weights.assign(**{hedge: weights[hedge] - short})
@@ -94,14 +95,14 @@ class VarianceSpec:
     "When one-month variance is sold, how much, and at what cost."
     sessions:int=21 # Life of a swap
     percentile:float=0.8 # Sell only while implied volatility is at or above this share of its own past; 0 for always
-    memory:int=252 # Sessions of that past, today included
+    window:int=252 # Sessions of that past, today included
     premium:float=0.0 # Sell only while implied volatility is above the forecast by more than this share
     half_spread:float=0.005 # Given up at the sale, volatility a year: 0.005 is half a point
     cap:float=2.5 # Realized volatility, as a multiple of the strike, at which the loss stops
     risk:float=0.05 # Share of equity that a swap can lose at most; its margin
     cash_rate:float=0.0 # Interest a year on all money, margin included, decimal
     def __post_init__(self):
-        for name,least in {'sessions': 2, 'memory': 2}.items(): check_number(getattr(self, name), name, least, whole=True)
+        for name in ('sessions', 'window'): check_number(getattr(self, name), name, 2, whole=True)
         for name in ('percentile', 'premium', 'half_spread', 'cap', 'risk', 'cash_rate'):
             check_number(getattr(self, name), name)
         if not (self.percentile <= 1 and self.cap > 1 and 0 < self.risk <= 1):
@@ -114,9 +115,9 @@ def variance_signal(
     forecast:pd.Series|None, # Forecast for the next `sessions`, a year, decimal, by time; None for no opinion
     spec:VarianceSpec=VarianceSpec(), # When to sell
 )->pd.Series: # True where variance may be sold at this close
-    "Is insurance dear, against its own past and against the forecast?"
-    rank = implied.rolling(spec.memory).rank(pct=True)
-    dear = rank >= spec.percentile if spec.percentile else rank.notna()
+    "Is insurance dear, against its own past and against the forecast? Never where the spread would eat half of it."
+    rank = implied.rolling(spec.window).rank(pct=True)
+    dear = (rank >= spec.percentile if spec.percentile else rank.notna()) & (implied > 2*spec.half_spread)
     if forecast is None: return dear
     said = forecast.reindex(implied.index) # No forecast, no trade
     return dear & (implied > (1 + spec.premium)*said)
@@ -127,35 +128,52 @@ def check_swap_inputs(
     spec:VarianceSpec, # Life of a swap
 )->pd.DataFrame: # `implied` and `close` on the days that have both
     "Demand two series that belong together."
-    for name,series in {'implied': implied, 'closes': closes}.items():
-        check_type(series, pd.Series, name, 'a pandas Series by time')
-        index = series.index
-        if not (isinstance(index, pd.DatetimeIndex) and index.is_monotonic_increasing and index.is_unique):
-            raise BacktestError(f"{name}: needed times that rise and do not repeat; "
-                                f"use {name}.sort_index() and drop duplicates.")
-    both = pd.DataFrame({'implied': implied, 'close': closes}).dropna()
-    if not ((both > 0) & np.isfinite(both)).all(axis=None):
-        raise BacktestError("implied and closes: needed finite values above zero.")
-    if len(both) < spec.memory + spec.sessions:
+    check_type(spec, VarianceSpec, 'spec', 'a VarianceSpec')
+    both = pd.DataFrame({'implied': check_level(implied, 'implied'), 'close': check_level(closes, 'closes')}).dropna()
+    if len(both) < spec.window + spec.sessions:
         raise BacktestError(f"{len(both)} days have both an implied volatility and a close; "
-                            f"needed {spec.memory + spec.sessions}: {spec.memory} to look back on "
+                            f"needed {spec.window + spec.sessions}: {spec.window} to look back on "
                             f"and {spec.sessions} for one swap.")
-    if (usual := both['implied'].median()) > 3:
-        raise BacktestError(f"implied: its median is {usual:.1f}, that is {usual:.0%} a year; give VIX/100.")
+    check_yearly(both['implied'], 'implied')
     return both
+
+def check_level(
+    series:pd.Series, # Should be finite numbers above zero by time, NaN where there is none
+    name:str, # What to call it in an error
+)->pd.Series: # The same as float64, index in UTC
+    "Demand levels in order of time."
+    check_type(series, pd.Series, name, 'a pandas Series by time')
+    index = check_index(series, name)
+    if index.nlevels > 1 or not (index.is_monotonic_increasing and index.is_unique):
+        raise BacktestError(f"{name}: needed times that rise and do not repeat; "
+                            f"use {name}.sort_index() and drop duplicates.")
+    values = pd.to_numeric(series, errors='coerce').astype('float64')
+    if (values.isna() & series.notna()).any() or not ((values > 0) & np.isfinite(values) | values.isna()).all():
+        raise BacktestError(f"{name}: needed finite values above zero, or nothing where there is none.")
+    return values.set_axis(index)
+
+def check_yearly(
+    volatility:pd.Series, # Should be a year, decimal
+    name:str, # What to call it in an error
+)->None: # Nothing; raises `BacktestError`
+    "Demand volatility in the units of this chapter."
+    if not .01 < (usual := volatility.median()) < 3:
+        raise BacktestError(f"{name}: its median is {usual:.3g}, that is {usual:.2%} a year; "
+                            "needed volatility a year as a decimal, for instance VIX/100.")
 
 # %% ../nbs/33_strategies.ipynb #577ad1d6
 SESSIONS_A_YEAR = 252
 
 def sell_swap(
-    implied:np.ndarray, # (sessions + 1,) implied volatility a year, decimal, from the sale to the end
-    returns:np.ndarray, # (sessions + 1,) log returns; the first, of the day of the sale, is not counted
+    implied:np.ndarray, # (n + 1,) implied volatility a year, decimal, from the sale on; n = `sessions` at its end
+    returns:np.ndarray, # (n + 1,) log returns; the first, of the day of the sale, is not counted
     equity:float, # Account at the sale
     spec:VarianceSpec=VarianceSpec(), # Cap, risk, spread
-)->tuple[np.ndarray, float, float]: # (sessions + 1,) value to the seller at each close, strike, realized volatility a year
-    "One variance swap, marked from its sale to its end."
-    life = np.arange(spec.sessions + 1)/spec.sessions
-    strike = max(implied[0] - spec.half_spread, spec.half_spread)
+)->tuple[np.ndarray, float, float]: # (n + 1,) value to the seller at each close, strike, realized volatility a year
+    "One variance swap, marked from its sale on."
+    if implied[0] <= spec.half_spread:
+        raise BacktestError(f"half_spread={spec.half_spread}: nothing is left of an implied volatility of {implied[0]:g}.")
+    life,strike = np.arange(len(implied))/spec.sessions, implied[0] - spec.half_spread
     so_far = SESSIONS_A_YEAR/spec.sessions*np.cumsum(np.r_[0, returns[1:]**2]) # Weighted with the life that has passed
     expected = so_far + (1 - life)*implied**2
     notional = spec.risk*equity/((spec.cap**2 - 1)*strike**2)
@@ -198,19 +216,26 @@ def sell_variance(
 )->VarianceTrades: # Swaps and account
     "Sell one-month variance, one swap at a time, each held to its end (Carr & Wu, 2009)."
     days = check_swap_inputs(implied, closes, spec)
-    check_calendar(days.index, SESSIONS_A_YEAR)
+    check_capital(capital), check_calendar(days.index, SESSIONS_A_YEAR)
+    if forecast is not None:
+        forecast = check_level(forecast, 'forecast')
+        check_yearly(forecast, 'forecast')
+        if not forecast.index.isin(days.index).any():
+            raise BacktestError(f"forecast: none of its {len(forecast)} times is a day of the others; "
+                                f"it begins {forecast.index[0]:%Y-%m-%d %H:%M}, they begin {days.index[0]:%Y-%m-%d %H:%M}.")
     wanted = variance_signal(days['implied'], forecast, spec).to_numpy()
     level,returns = days['implied'].to_numpy(), np.diff(np.log(days['close'].to_numpy()), prepend=np.nan)
-    first = spec.memory - 1 # What is sold always and what is sold with care begin on one day
+    first = spec.window - 1 # What is sold always and what is sold with care begin on one day
     growth,money,t,rows = 1 + spec.cash_rate/SESSIONS_A_YEAR, float(capital), first, []
     settled,mark = np.full(len(days), money), np.zeros(len(days))
     while t < len(days):
         end = t + spec.sessions
-        if not wanted[t] or end >= len(days):
+        if not wanted[t]:
             settled[t] = money; money,t = money*growth, t + 1
             continue
         value,strike,realized = sell_swap(level[t:end + 1], returns[t:end + 1], money, spec)
-        settled[t:end + 1],mark[t:end] = money*growth**np.arange(spec.sessions + 1), value[:-1]
+        settled[t:end + 1],mark[t:end] = money*growth**np.arange(len(value)), value[:spec.sessions]
+        if end >= len(days): break # It runs on; its value of today is in the account
         rows.append((days.index[t], days.index[end], level[t], strike, realized, value[-1]/money, -value[0]/money,
                      realized >= spec.cap*strike))
         money,t = money*growth**spec.sessions + value[-1], end

@@ -1,4 +1,5 @@
 "Properties that sizing and the ledger keep for any prices, forecasts and costs."
+import itertools
 from dataclasses import replace
 from math import sqrt
 
@@ -172,7 +173,23 @@ def test_a_position_waits_for_its_first_forecast_and_leaves_a_horizon_after_its_
     result = run_backtest(bars, forecasts, horizon=2)
     held = result.ledger.loc["asset", "position"]
     assert held.index.tolist() == bars.index[3:9].tolist()
-    assert (held.iloc[:-1] > 0).all() and held.iloc[-1] == 0
+    assert (held > 0).tolist() == [True, True, False, True, True, False] # Nobody speaks for the sixth bar
+
+
+@FAST
+@given(SEEDS, st.integers(10, 50))
+def test_forecasts_that_come_later_do_not_change_the_past(seed, moment):
+    bars, forecasts = market(seed, stride=3)
+    rng = np.random.default_rng(seed)
+    forecasts = forecasts[rng.random(len(forecasts)) < 0.6] # With holes longer than a horizon
+    now = bars.index.unique("time").sort_values()[moment]
+    early = forecasts[forecasts.index.get_level_values("time") <= now]
+    if early.empty: return
+    whole, cut = (run_backtest(bars, f, horizon=2).ledger for f in (forecasts, early))
+    before = lambda ledger: ledger["position"][ledger.index.get_level_values("time") <= now].unstack("symbol").fillna(0.)
+    one, other = before(whole), before(cut)
+    one, other = one.align(other, fill_value=0.)
+    np.testing.assert_allclose(one, other, atol=1e-12)
 
 
 @pytest.mark.parametrize("lost", [0., -0.3, -1.])
@@ -286,7 +303,7 @@ def test_bad_questions_are_refused():
     for bars_per_year in (0, -252, np.nan, 24*365):
         with pytest.raises(BacktestError, match="bars_per_year"): run_backtest(bars, forecasts, bars_per_year=bars_per_year)
     for wrong in (dict(commission_bps=-1), dict(slippage_bps=np.nan), dict(half_spread=pd.Series([0.1, np.nan]))):
-        with pytest.raises(BacktestError, match="zero or more"): CostSpec(**wrong)
+        with pytest.raises(MetavolError, match="commission_bps|slippage_bps|half_spread"): CostSpec(**wrong)
     for wrong in (dict(target_risk=0), dict(max_weight=-1), dict(min_weight=0.6), dict(max_gross=np.inf), dict(no_trade_band=np.nan)):
         with pytest.raises(MetavolError): SizingSpec(**wrong)
 
@@ -407,7 +424,7 @@ def test_cash_earns_a_rate_that_was_known_when_the_bar_began():
     assert found.iloc[5] == pytest.approx(1e-4, rel=1e-2) and found.iloc[6] == pytest.approx(1e-3, rel=1e-2)
     with pytest.raises(BacktestError, match="begin it earlier"): run_backtest(bars, forecasts, costs=CostSpec(cash_rate=rate.iloc[1:]))
     for wrong in (dict(cash_rate=np.nan), dict(borrow_fee=-1), dict(delisting_return=-1.1)):
-        with pytest.raises(BacktestError, match="needed finite numbers"): CostSpec(**wrong)
+        with pytest.raises(MetavolError, match="must be a finite number"): CostSpec(**wrong)
 
 
 def test_a_half_spread_is_what_was_known_a_bar_before(stocks):
@@ -430,3 +447,73 @@ def test_a_tear_sheet_stands_alone(tmp_path):
     for word in ("max_drawdown", "risk_error", "low", "data:image/png;base64", "S1"): assert word in page
     short = run_backtest(*one_asset(100 + np.arange(12.), np.full(12, 0.05))).to_html()
     assert "sharpe" in short and ">low<" not in short
+
+
+def test_ruin_by_a_short_sale_is_the_end_too():
+    bars, _ = one_asset([100, 100, 250, 250, 50, 50], np.full(6, 0.05))
+    result = run_weights(bars, pd.Series([-1.], bars.index[:1]), CostSpec(0, 0, cash_rate=0.1))
+    assert result.equity.iloc[2:].nunique() == 1 and result.equity.iloc[-1] == pytest.approx(-0.5, abs=2e-3)
+    assert (result.ledger["position"].iloc[2:] == 0).all() and result.summary["total_return"] == -1
+    assert "Return -100.0%" in result.plot()[0].get_title()
+
+
+def test_the_ledger_adds_up_with_rules_and_hedges_that_end():
+    bars, forecasts = market(13)
+    closes = pd.DataFrame({"IDX": 100*1.001**np.arange(60.)}, pd.bdate_range("2020-01-01", periods=60, tz="UTC"))
+    both = pd.concat([bars, make_bars(closes.iloc[:35])]).sort_index()
+    rule = lambda weights, seen: (weights*0 + 0.2).assign(IDX=-0.3)
+    result = run_backtest(both, forecasts, costs=CostSpec(5, 0, delisting_return=-0.5), rules=[rule], hedges=["IDX"], capital=1e3)
+    flows = result.ledger.groupby(level="time")[["position", "trade", "cost", "pnl"]].sum().reindex(result.account.index, fill_value=0.)
+    np.testing.assert_allclose(result.account["cash"] + flows["position"], result.equity, atol=1e-6)
+    np.testing.assert_allclose(result.equity, 1e3 + (flows["pnl"] - flows["cost"]).cumsum(), atol=1e-6)
+    index = result.ledger.loc["IDX"]
+    assert index.index[-1] == closes.index[35] and index["position"].iloc[-1] == 0 and index["pnl"].iloc[-1] == pytest.approx(-0.5*index["position"].iloc[-2])
+    assert (result.ledger["position"].groupby(level="symbol").last() == 0).all()
+    alive = run_backtest(pd.concat([bars, make_bars(closes)]).sort_index(), forecasts, rules=[rule], hedges=["IDX"])
+    assert (alive.ledger["position"].groupby(level="symbol").last() == 0).all()
+
+
+def test_rules_that_look_ahead_are_refused():
+    bars, forecasts = market(14)
+    for peek in (lambda w, s: w.where(s.returns.shift(-1) > 0, 0.), lambda w, s: w*(s.sigma.mean() > 0.03), lambda w, s: w*(s.closes.iloc[-1] > s.closes.iloc[0])):
+        with pytest.raises(BacktestError, match="looks ahead"): run_backtest(bars, forecasts, rules=[peek])
+    run_backtest(bars, forecasts, rules=[lambda w, s: w.where(s.returns.fillna(0) > 0, 0.)])
+
+
+def test_whole_units_survive_the_noise_of_floating_point():
+    bars, _ = one_asset(np.full(6, 1.), np.full(6, 0.05))
+    held = run_weights(bars, pd.Series(0.29, bars.index), CostSpec(0, 0), capital=100., whole_units=True).ledger["position"]
+    assert (held == 29).all()
+    short = run_weights(bars, pd.Series(-0.299, bars.index), CostSpec(0, 0), capital=100., whole_units=True).ledger["position"]
+    assert (short == -29).all()
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(horizon="5"), dict(horizon=None), dict(horizon=2.5), dict(horizon=True), dict(horizon=np.nan), dict(bars_per_year="252"), dict(bars_per_year=None), dict(rules="abc"),
+    dict(rules=lambda w, s: w), dict(rules=[None]), dict(rules=[lambda w, s: w.astype(str)]), dict(rules=[lambda w, s: w.astype(object)]), dict(hedges="S0"), dict(hedges=None), dict(hedges=5),
+    dict(hedges=["X", "X"]), dict(capital="1"), dict(capital=True), dict(sizing=None), dict(costs=1)], ids=itertools.count())
+def test_every_argument_has_its_type(wrong):
+    bars, forecasts = market(3)
+    with pytest.raises(MetavolError): run_backtest(bars, forecasts, **wrong)
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(commission_bps="1"), dict(commission_bps=True), dict(borrow_fee="1"), dict(delisting_return="1"), dict(cash_rate="1"), dict(half_spread=True), dict(half_spread="wide"), dict(half_spread=[0.1]),
+    dict(cash_rate=pd.Series([0.1], [0])), dict(cash_rate=pd.Series([0.1], pd.DatetimeIndex(["2020-01-01"]))), dict(half_spread=pd.Series([0.1, 0.1], pd.DatetimeIndex(["2020-01-01"]*2, tz="UTC"))),
+    dict(half_spread=pd.Series(["a"], pd.DatetimeIndex(["2020-01-01"], tz="UTC")))], ids=itertools.count())
+def test_every_cost_has_its_type(wrong):
+    with pytest.raises(MetavolError): CostSpec(**wrong)
+
+
+def test_weights_of_any_numeric_kind_are_taken_and_others_refused():
+    bars, _ = market(7)
+    weights = pd.Series(0.2, bars.index)
+    expected = run_weights(bars, weights).equity
+    pd.testing.assert_series_equal(run_weights(bars, weights.astype(object)).equity, expected)
+    for wrong in (weights.astype(str) + "x", weights*1e200, weights.where(weights.index != weights.index[3])):
+        with pytest.raises(BacktestError, match="not finite"): run_weights(bars, wrong)
+
+
+@pytest.mark.parametrize("sigma", [np.zeros((2, 2)), -np.ones((2, 2)), np.ones(3), np.array([["a"]]), pd.DataFrame([[0.1]]), np.full((1, 1), np.inf)], ids=itertools.count())
+def test_tables_of_volatility_are_checked(sigma):
+    with pytest.raises(ForecastError, match="sigma"): size_positions(sigma)

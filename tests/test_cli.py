@@ -145,6 +145,12 @@ def test_study_on_files_and_crypto_and_backtest(shell, quick, files, tmp_path):
     assert code == 0 and "drawdown" in printed
     refused(shell("backtest", "--bars", files/"good.csv", "--forecasts", "own/forecasts.parquet", "--horizon", 4), "cover 5 bars")
     refused(shell("backtest", "--bars", files/"good.csv", "--forecasts", files/"forecasts.csv"), "--horizon 5")
+    refused(shell("backtest", "--bars", files/"good.csv", "--forecasts", "own/forecasts.parquet", "--model", "Nobody"), "holds Historical")
+    refused(shell("backtest", "--bars", files/"good.csv", "--forecasts", "own/forecasts.parquet", "--half-spread", "wide"), "or the word estimated")
+    page, ledger = (tmp_path/"traded"/"backtest.html").read_text(), pd.read_parquet(tmp_path/"traded"/"ledger.parquet")
+    assert "Sized by Meta-Vol" in page and set(ledger.index.get_level_values("symbol")) == {"GOOG"} and "equity" in ledger
+    pd.read_parquet("own/forecasts.parquet")[["realized", "current"]].to_parquet("nobody.parquet")
+    refused(shell("backtest", "--bars", files/"good.csv", "--forecasts", "nobody.parquet", "--horizon", 5), "no column of a model")
     traded, within = (pd.read_csv(tmp_path/folder/"backtest.csv", index_col="model") for folder in ("traded", "own"))
     pd.testing.assert_frame_equal(traded, within)
     assert shell("study", "--sample", "crypto", "--out", "coins")[0] == 0

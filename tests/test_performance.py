@@ -95,7 +95,7 @@ def test_blocks_of_one_are_the_textbook_interval():
     returns = pd.Series(0.0004 + 0.01*np.random.default_rng(0).standard_normal(2000), pd.bdate_range("2015-01-01", periods=2000, tz="UTC"))
     found = performance_intervals(returns.to_frame("return"), 252, block=1, draws=2000).loc["sharpe"]
     error = sqrt((1 + (found["value"]/sqrt(252))**2/2)/2000)*sqrt(252) # Lo, 2002
-    assert (found["high"] - found["low"])/2 == pytest.approx(1.645*error, rel=0.06)
+    assert (found["high"] - found["low"])/2 == pytest.approx(1.645*error, rel=0.1)
 
 
 def test_differences_are_of_the_same_bars():
@@ -112,11 +112,15 @@ def test_differences_are_of_the_same_bars():
     (lambda: performance_intervals(record(0), 252), "a table with one row a bar"), (lambda: performance_intervals(record(0).to_frame("x"), 252), "no column 'return'"),
     (lambda: performance_intervals(record(0).to_frame("return"), 8760), "come about 261 times"), (lambda: performance_intervals(record(0, n=30).to_frame("return"), 252), "too few"),
     (lambda: performance_intervals(record(0).mask(record(0) > 0.02).to_frame("return"), 252), "lack a value"), (lambda: performance_intervals(record(0).to_frame("return"), 252, draws=0), "draws=0"),
-    (lambda: performance_intervals(record(0).to_frame("return"), 252, block=200), "too few"), (lambda: performance_intervals(record(0).to_frame("return"), 252, level=1), "between 0 and 1"),
+    (lambda: performance_intervals(record(0).to_frame("return"), 252, block=20), "too few"), (lambda: performance_intervals(record(0).to_frame("return"), 252, level=1), "between 0 and 1"),
     (lambda: performance_differences({"a": record(0).to_frame("return")}, "b", 252), "at least one other"), (lambda: performance_differences([1], "b", 252), "a dictionary of accounts"),
     (lambda: performance_differences({"a": record(0).iloc[:100].to_frame("return"), "b": record(0).iloc[200:].to_frame("return")}, "a", 252), "no bar in common"),
     (lambda: deflated_sharpe(record(0), 252), "one column for each"), (lambda: deflated_sharpe(record(0).to_frame(), 252), "at least two variants"),
-    (lambda: deflated_sharpe(pd.DataFrame({"a": record(0), "b": record(0).shift()}), 252), "1 values missing"), (lambda: performance_summary([0.1], 252), "a pandas Series")])
+    (lambda: deflated_sharpe(pd.DataFrame({"a": record(0), "b": record(0).shift()}), 252), "1 values missing"), (lambda: performance_summary([0.1], 252), "a pandas Series"), (lambda: performance_summary(record(0)*np.nan, 252), "no finite number"), (lambda: performance_summary(record(0).iloc[:0], 252), "0 values"),
+    (lambda: performance_summary(record(0), -1), "bars_per_year"), (lambda: performance_summary(record(0), 0), "bars_per_year=0"), (lambda: performance_intervals(record(0).to_frame("return"), 252, 0.), "target_risk=0"),
+    (lambda: performance_intervals(record(0).to_frame("return"), 252, "a"), "target_risk"), (lambda: performance_intervals(record(0).to_frame("return"), 252, seed=-1), "seed"), (lambda: performance_intervals(record(0).to_frame("return"), 252, level="a"), "between 0 and 1"),
+    (lambda: performance_intervals(record(0).reset_index(drop=True).to_frame("return"), 252), "holds no times"), (lambda: performance_intervals(record(0).to_frame("return").assign(x="a"), 252), "not numeric"),
+    (lambda: performance_differences({"a": record(0).to_frame("return"), "b": record(0).to_frame("return")}, ["a"], 252), "at least one other")])
 def test_bad_questions_are_refused(wrong, says):
     with pytest.raises(MetavolError, match=says): wrong()
 
@@ -132,7 +136,9 @@ def test_deflation_by_hand_and_with_accounts_that_never_move():
     by_hand = stats.norm.cdf((sharpe - high)*sqrt(399)/np.sqrt(1 - skew*sharpe + (kurtosis - 1)/4*sharpe**2))
     np.testing.assert_allclose(found["probability"], by_hand)
     np.testing.assert_allclose(found["luckiest"], high*sqrt(252))
-    still = deflated_sharpe(table.assign(still=0.), 252)
-    assert still.notna().all(axis=None) and still.loc["still", "sharpe"] == 0
+    for idle in (0., 0.0001): # An account that stands still was no try
+        still = deflated_sharpe(table.assign(still=idle), 252)
+        assert still.notna().all(axis=None) and still.loc["still", "sharpe"] == 0
+        np.testing.assert_allclose(still["luckiest"], high*sqrt(252))
     assert best_of_luck(100) == pytest.approx(np.random.default_rng(0).standard_normal((20_000, 100)).max(axis=1).mean(), abs=0.05)
     assert issubclass(BacktestError, MetavolError)

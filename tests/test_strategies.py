@@ -82,18 +82,19 @@ def test_rules_in_the_engine_keep_the_limits_and_hedges_stand_outside_them():
     loud = lambda weights, known: weights.assign(IDX=-0.7)*np.where(weights.columns == "IDX", 1, 3)
     known = seen(4)
     known = replace(known, closes=known.closes.assign(IDX=100.), sigma=known.sigma.assign(IDX=np.nan), fresh=known.fresh.assign(IDX=False))
-    weights = apply_rules(known.sigma.fillna(0)*20, known, [loud], sizing, ["IDX"])
+    weights = apply_rules(known.sigma.fillna(0)*20, known, [loud], sizing)
     own = weights.drop(columns="IDX")
-    assert own.max(axis=None) <= 0.4 + 1e-12 and own.abs().sum(axis=1).max() <= 0.9 + 1e-12 and (weights["IDX"] == -0.7).all()
+    assert own.max(axis=None) <= 0.4 + 1e-12 and own.abs().sum(axis=1).max() <= 0.9 + 1e-12 and (weights["IDX"].iloc[:-1] == -0.7).all() and (weights.iloc[-1] == 0).all()
+    assert (own*known.sigma[own.columns]).sum(axis=1).max() <= 0.2 + 1e-12
     run = run_backtest(both, forecasts, sizing=sizing, costs=CostSpec(0, 0), rules=[loud], hedges=["IDX"])
-    assert (run.ledger.loc["IDX", "position"] < 0).all() and (run.ledger.drop("IDX", level="symbol")["position"] >= 0).all()
+    assert (run.ledger.loc["IDX", "position"].iloc[:-1] < 0).all() and (run.ledger.drop("IDX", level="symbol")["position"] >= 0).all()
     with pytest.raises(BacktestError, match="has forecasts too"): run_backtest(both, forecasts, hedges=["S0"])
     with pytest.raises(MetavolError, match="no bars for NOPE"): run_backtest(both, forecasts, hedges=["NOPE"])
     with pytest.raises(BacktestError, match="finite weights with the same"): run_backtest(both, forecasts, rules=[lambda w, s: w.iloc[1:]])
     with pytest.raises(BacktestError, match="finite weights with the same"): run_backtest(both, forecasts, rules=[lambda w, s: None])
 
 
-@pytest.mark.parametrize("wrong", [dict(strength=-1), dict(memory=0), dict(least=2., most=1.)])
+@pytest.mark.parametrize("wrong", [dict(strength=-1), dict(half_life=0), dict(least=2., most=1.)])
 def test_leaning_refuses(wrong):
     known = seen(0)
     with pytest.raises(MetavolError, match="must be a finite number"): lean_on_calm(known.sigma, known, **wrong)
@@ -126,7 +127,9 @@ def test_swaps_follow_one_another_and_money_adds_up():
         life = returns[(returns.index > row.sold) & (returns.index <= row.ended)]
         assert len(life) == 21 and row.realized == pytest.approx(np.sqrt(252/21*(life**2).sum())) and row.strike == pytest.approx(implied[row.sold] - 0.005)
         money = money*(1 + 0.03/252)**21 + row.payoff*money
-        assert found.account["equity"][row.ended] + row.cost*0 == pytest.approx(money - (row.ended in set(trades["sold"]))*trades.set_index("sold")["cost"].get(row.ended, 0)*money)
+        assert found.account.loc[row.ended, "equity"] - found.account.loc[row.ended, "mark"] == pytest.approx(money)
+    for cut in (1, 7, 30): # Where the data end changes nothing before
+        pd.testing.assert_frame_equal(sell_variance(implied, closes.iloc[:-cut], None, spec, capital=500.).account, found.account.iloc[:-cut], check_freq=False)
     assert "swaps sold from" in repr(found) and "\n" not in repr(found)
     assert len(found.plot()) == 2
 
@@ -137,18 +140,21 @@ def test_signals_know_the_past_and_a_forecast_may_say_no():
     assert not signal.iloc[:251].any() and 0.1 < signal.iloc[251:].mean() < 0.3
     shaken = implied.copy(); shaken.iloc[500:] *= 3
     pd.testing.assert_series_equal(variance_signal(shaken, None, VarianceSpec()).iloc[:500], signal.iloc[:500])
-    high = pd.Series(9., implied.index)
+    high = pd.Series(2.9, implied.index)
     never = sell_variance(implied, closes, high)
     assert never.summary["trades"] == 0 and (never.account["return"] == 0).all() and never.summary.notna().all() and "0 swaps" in repr(never)
-    partial_forecast = pd.Series(0.01, implied.index[400:])
+    partial_forecast = pd.Series(0.02, implied.index[400:])
     assert sell_variance(implied, closes, partial_forecast, VarianceSpec(percentile=0.)).trades["sold"].min() == implied.index[400]
 
 
 @pytest.mark.parametrize("wrong,says", [
-    (lambda i, c: sell_variance(100*i, c), "give VIX/100"), (lambda i, c: sell_variance(i.iloc[:200], c), "needed 273"), (lambda i, c: sell_variance(i*0, c), "finite values above zero"),
-    (lambda i, c: sell_variance(i.iloc[::-1], c), "needed times that rise"), (lambda i, c: sell_variance(list(i), c), "a pandas Series by time"),
+    (lambda i, c: sell_variance(100*i, c), "for instance VIX/100"), (lambda i, c: sell_variance(i.iloc[:200], c), "needed 273"), (lambda i, c: sell_variance(i*0, c), "finite values above zero"),
+    (lambda i, c: sell_variance(i.iloc[::-1], c), "earlier than the one before"), (lambda i, c: sell_variance(list(i), c), "a pandas Series by time"),
     (lambda i, c: sell_variance(i, c.set_axis(pd.date_range("2015-01-01", periods=len(c), freq="h", tz="UTC"))), "days have both"),
-    (lambda i, c: VarianceSpec(cap=1.), "above 1"), (lambda i, c: VarianceSpec(risk=0.), "above 0"), (lambda i, c: VarianceSpec(percentile=2.), "at most 1"), (lambda i, c: VarianceSpec(sessions=0), "sessions=0")])
+    (lambda i, c: sell_variance(i, c, 100*i), "for instance VIX/100"), (lambda i, c: sell_variance(i, c, -i), "above zero"), (lambda i, c: sell_variance(i, c, i.to_frame()), "a pandas Series"),
+    (lambda i, c: sell_variance(i, c, i.shift(freq="1h")), "none of its"), (lambda i, c: sell_variance(i, c, i.tz_localize(None)), "timezone"), (lambda i, c: sell_variance(i, c.tz_localize(None)), "timezone"),
+    (lambda i, c: sell_variance(i.astype(str) + "x", c), "finite values"), (lambda i, c: sell_variance(i, c, capital=0), "money above zero"), (lambda i, c: sell_variance(i, c, spec=None), "a VarianceSpec"),
+    (lambda i, c: sell_swap(np.full(22, .2), np.zeros(22), 1., VarianceSpec(half_spread=.3)), "nothing is left"), (lambda i, c: VarianceSpec(cap=1.), "above 1"), (lambda i, c: VarianceSpec(risk=0.), "above 0"), (lambda i, c: VarianceSpec(percentile=2.), "at most 1"), (lambda i, c: VarianceSpec(sessions=0), "sessions=0")])
 def test_bad_questions_about_variance(wrong, says):
     with pytest.raises(MetavolError, match=says): wrong(*index_and_implied(2))
 
@@ -161,3 +167,21 @@ def test_the_full_record_is_the_one_beside_the_chapter(market_data):
     found = sell_variance(table["vix_close"]/100, table["spx_close"], None, VarianceSpec(percentile=0.))
     stored = pd.read_csv(Path(__file__).parents[1]/"nbs"/"results"/"variance"/"table.csv", index_col="rule").loc["every month"]
     for name in ("sharpe", "max_drawdown", "trades", "paid", "worst"): assert found.summary[name] == pytest.approx(stored[name], rel=1e-4)
+
+
+def test_a_wide_spread_never_pays():
+    implied, closes = index_and_implied(3)
+    ends = [sell_variance(implied, closes, None, VarianceSpec(percentile=0., half_spread=spread)).account["equity"].iloc[-1] for spread in (0., .01, .03, .3)]
+    assert ends[0] > ends[1] > ends[2] and ends[3] == 1 # At .3 nothing is sold
+
+
+def test_betas_count_only_bars_that_both_have():
+    rng, times = np.random.default_rng(0), pd.bdate_range("2020-01-01", periods=200, tz="UTC")
+    market = 0.01*rng.standard_normal(200)
+    closes = pd.DataFrame({"A": 100*np.cumprod(1 + 1.5*market), "M": 100*np.cumprod(1 + market)}, times)
+    closes.iloc[:100, 0] = np.nan
+    sigma = pd.DataFrame({"A": np.where(np.arange(200) < 101, np.nan, 0.01), "M": np.nan}, times)
+    sigma.iloc[130:, 0] = 0.05
+    known = Seen(closes, sigma, sigma.notna())
+    weights = pd.DataFrame({"A": 0.5, "M": 0.}, times).where(sigma.notna() | [False, True], 0.)
+    assert hedge_on_rise(weights, known, "M", patience=500)["M"].iloc[131:].to_numpy() == pytest.approx(-0.75)

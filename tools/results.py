@@ -26,7 +26,7 @@ import arch.data.sp500
 import numpy as np
 import pandas as pd
 
-from metavol.backtest import CostSpec, half_spread, run_backtest, run_weights
+from metavol.backtest import CostSpec, Seen, half_spread, run_backtest, run_weights
 from metavol.bars import as_panel, check_bars
 from metavol.classical import Ewma, Garch, Historical
 from metavol.data import load_sample
@@ -39,7 +39,7 @@ from metavol.pretrained import load_pretrained
 from metavol.processes import garch_horizon_variance, simulate_bars, simulate_garch, simulate_jumps, simulate_log_sv, simulate_regimes
 from metavol.scoring import (intraday_variance, levelled, losses, market_states, range_variance, reported_variance, score, score_by, transition_table,
                              volatility_proxy, with_forecast, with_proxy, worst_days)
-from metavol.sizing import SizingSpec, average_correlation, size_positions
+from metavol.sizing import SizingSpec, pair_products, size_positions
 from metavol.strategies import VarianceSpec, exit_on_rise, lean_on_calm, sell_variance
 from metavol.study import SAMPLE_STUDIES
 from metavol.tasks import HOURLY, TaskSpec, asked_between, make_windows
@@ -250,6 +250,8 @@ class Market:
     costs: dict # Of `CostSpec`, the spread apart
     bars_per_year: int
 
+RETURNED = ["return", "equity", "pnl", "traded", "cost", "trades"] # What every account has
+
 MARKETS = {"traded_stocks": Market(unseen, "daily", PORTFOLIO, dict(cash_rate=.02), 252),
            "traded_coins": Market(hourly, "hourly", COINS, dict(commission_bps=5., cash_rate=.02), 365*24)}
 
@@ -258,8 +260,8 @@ def sized_once(bars, spec, market):
     moves = bars["close"].unstack(0).sort_index().pct_change(fill_method=None)
     before = moves[moves.index < pd.Timestamp(spec.split, tz="UTC")]
     sigma = np.broadcast_to(before.std().to_numpy(), before.shape)
-    correlation = average_correlation(before.to_numpy(), sigma, 10*len(before))[-1:]
-    return pd.Series(size_positions(sigma[-1:], market.sizing, correlation)[0], before.columns)
+    pairs, squares = pair_products(before.to_numpy(), sigma)
+    return pd.Series(size_positions(sigma[-1:].copy(), market.sizing, np.array([pairs.sum()/squares.sum()]))[0], before.columns)
 
 def trade_market(name, keep):
     "Backtests by the model that sized them, and the forecasts."
@@ -278,8 +280,12 @@ def trade_market(name, keep):
     shares, times = sized_once(bars, spec, market), runs["Meta-Vol"].equity.index
     fixed = pd.concat({symbol: pd.Series(share, times[times.isin(bars.loc[symbol].index)]) for symbol, share in shares.items()}, names=["symbol", "time"])
     runs["Fixed size"] = run_weights(bars[bars.index.get_level_values(1) <= times[-1]], fixed, costs, market.bars_per_year, no_trade_band=market.sizing.no_trade_band)
-    ruled = {"Fixed size, leaning": lambda weights, seen: lean_on_calm(weights*0 + shares, seen), "Meta-Vol, leaning": lean_on_calm, "Meta-Vol, exits": exit_on_rise}
+    ruled = {"Meta-Vol, leaning": lean_on_calm, "Meta-Vol, exits": exit_on_rise}
     runs |= {title: run_backtest(bars, forecasts["Meta-Vol"], spec.task.horizon, market.sizing, costs, market.bars_per_year, rules=[rule]) for title, rule in ruled.items()}
+    said = runs["Meta-Vol"].ledger["sigma"].unstack("symbol").reindex(index=times, columns=shares.index)
+    leaning = lean_on_calm(fixed.unstack("symbol").reindex(index=times, columns=shares.index), Seen(said, said, said.notna()))
+    runs["Fixed size, leaning"] = run_weights(bars[bars.index.get_level_values(1) <= times[-1]], leaning.stack().swaplevel().reindex(fixed.index), costs, market.bars_per_year,
+                                              no_trade_band=market.sizing.no_trade_band)
     once = fixed[fixed.index.get_level_values(1) == times[0]]
     runs["Buy and hold"] = run_weights(bars[bars.index.get_level_values(1) <= times[-1]], once, costs, market.bars_per_year)
     return runs, forecasts, spec, data_hash(setup.test_bars)[:16]
@@ -289,16 +295,21 @@ def make_traded(name, out, keep):
     market, begun = MARKETS[name], time.time()
     runs, forecasts, spec, data = trade_market(name, keep)
     target, waiting = market.sizing.target_risk, market.costs["cash_rate"]/market.bars_per_year # A Sharpe ratio is of what is earned over cash
-    accounts = {name: run.account.assign(**{"return": run.returns - waiting}) for name, run in runs.items()}
-    intervals = pd.concat({name: performance_intervals(account, market.bars_per_year, target) for name, account in accounts.items()}, names=["model", "metric"])
-    plain = {name: account[[column for column in account if column not in ("planned", "moved", "squared_error", "absolute_error", "hits", "scored")]] for name, account in accounts.items()}
-    differences = performance_differences(plain, "Meta-Vol", market.bars_per_year, target)
+    accounts = {name: run.account for name, run in runs.items()}
+    over = {name: account.assign(**{"return": account["return"] - waiting}) for name, account in accounts.items()}
+    intervals, ratios = (pd.concat({name: performance_intervals(account, market.bars_per_year, target) for name, account in chosen.items()}, names=["model", "metric"])
+                         for chosen in (accounts, over))
+    differences, ratio_differences = (performance_differences({name: account[RETURNED] for name, account in chosen.items()}, "Meta-Vol", market.bars_per_year, target)
+                                      for chosen in (accounts, over))
+    for table, better in ((intervals, ratios), (differences, ratio_differences)):
+        rows = table.index.get_level_values("metric").isin(["sharpe", "sortino"])
+        table[rows] = better[rows]
     equity = pd.DataFrame({name: run.equity for name, run in runs.items()})
     risk = pd.DataFrame({name: run.returns.rolling(63 if market.bars_per_year == 252 else 24*7).std() for name, run in runs.items()})
     every = 5 if market.bars_per_year == 252 else 24
     summary = pd.DataFrame({name: run.summary for name, run in runs.items()}).T.rename_axis("model")
     kept = {"summary.csv": summary, "intervals.csv": intervals, "differences.csv": differences, "equity.csv": equity.iloc[::every], "risk.csv": risk.dropna().iloc[::every],
-            "deflated.csv": deflated_sharpe(pd.DataFrame({name: account["return"] for name, account in accounts.items()}), market.bars_per_year).rename_axis("model")}
+            "deflated.csv": deflated_sharpe(pd.DataFrame({name: account["return"] for name, account in over.items()}), market.bars_per_year).rename_axis("model")}
     for file, table in kept.items(): write_whole(out/name/file, csv(table))
     costs = {"commission_bps": 1., "slippage_bps": 2., "half_spread": "estimated (EDGE), one bar before"} | market.costs
     made = dict(command=f"python tools/results.py {name}", date=str(date.today()), data=data, start=market.start,
@@ -325,7 +336,7 @@ def make_variance(out):
     trades = pd.concat({name: run.trades for name, run in runs.items()}, names=["rule", "number"]).assign(**{"sold": lambda t: t.sold.dt.date, "ended": lambda t: t.ended.dt.date})
     equity = pd.DataFrame({name: run.account["equity"] for name, run in runs.items()}).resample("ME").last()
     for file, part in {"table.csv": summary, "trades.csv": trades, "equity.csv": equity}.items(): write_whole(out/"variance"/file, csv(part))
-    made = dict(command="python tools/results.py variance", date=str(date.today()), data=data_hash(bars)[:16], first=f"{equity.index[0]:%Y-%m-%d}", last=f"{table.index[-1]:%Y-%m-%d}", days=len(table), bootstrap_seed=0)
+    made = dict(command="python tools/results.py variance", date=str(date.today()), data=data_hash(bars)[:16], first=f"{runs['every month'].account.index[0]:%Y-%m-%d}", last=f"{table.index[-1]:%Y-%m-%d}", days=len(table), bootstrap_seed=0)
     write_whole(out/"variance"/"made.json", (json.dumps(made) + "\n").encode())
     print(f"variance: {len(trades)} swaps")
 
