@@ -138,7 +138,7 @@ def hold_forecasts(
     horizon:int, # Bars in each forecast
     # (times, assets) volatility per bar in force, NaN where none is; the same, True from first forecast to exit
 )->tuple[np.ndarray, np.ndarray]:
-    "Carry each forecast forward until the next one, and end an asset `horizon` of its bars after its last."
+    "Carry each forecast forward until the next one, for at most `horizon` bars of its asset."
     sigma = (forecasts/sqrt(horizon)).unstack(0).reindex(index=closes.index, columns=closes.columns)
     traded,known = closes.notna().to_numpy(), sigma.notna().to_numpy()
     count = np.cumsum(traded, axis=0) # Bars that each asset has had
@@ -181,16 +181,16 @@ def trade(
     interest:np.ndarray|None=None, # (times,) on the cash of the bar before, decimal per bar
     fee:float=0., # On what was sold short at the bar before, decimal per bar
     prices:np.ndarray|None=None, # (times, assets) of one unit, where only whole units can be held
-)->dict[str, np.ndarray]: # `position`, `trade`, `cost`, `fee`, `pnl`, each (times, assets); `equity`, `cash` (times,)
+)->dict[str, np.ndarray]: # `position`, `trade`, `cost`, `fee`, `pnl`, each (times, assets); `equity`, `cash`, `interest` (times,)
     "Walk through the bars: earn, compare with the target, trade, pay."
     shape = moves.shape
     book = {name: np.zeros(shape) for name in ('position', 'trade', 'cost', 'fee', 'pnl')}
-    book |= {name: np.zeros(shape[0]) for name in ('equity', 'cash')}
+    book |= {name: np.zeros(shape[0]) for name in ('equity', 'cash', 'interest')}
     position,cash = np.zeros(shape[1]), float(capital)
     earned = np.zeros(shape[0]) if interest is None else interest
     for t in range(shape[0]):
-        pnl,paid = position*moves[t], fee*np.maximum(-position, 0)
-        cash += cash*earned[t] - paid.sum()
+        pnl,paid,book['interest'][t] = position*moves[t], fee*np.maximum(-position, 0), cash*earned[t]
+        cash += book['interest'][t] - paid.sum()
         position = position + pnl
         if cash + position.sum() <= 0: # Ruin: sell, and let nothing happen any more
             tradable,earned = tradable | (position != 0), np.zeros_like(earned)
@@ -354,8 +354,9 @@ def check_no_peek(
         check_rule(rule, again, weights.iloc[:row])
         differs = ~np.isclose(again.to_numpy(float), then.to_numpy(float), rtol=1e-9, atol=1e-12).all(axis=1)
         if differs.any():
-            raise BacktestError(f"rule {getattr(rule, '__name__', rule)!r}: its weights of {then.index[int(np.argmax(differs))]:%Y-%m-%d %H:%M} "
-                                f"change when everything after {then.index[-1]:%Y-%m-%d %H:%M} is cut off; it looks ahead. "
+            first,last = then.index[int(np.argmax(differs))], then.index[-1]
+            raise BacktestError(f"rule {getattr(rule, '__name__', rule)!r}: its weights of {first:%Y-%m-%d %H:%M} change when "
+                                f"everything after {last:%Y-%m-%d %H:%M} is cut off; it looks ahead. "
                                 "Row t may use rows up to t only.")
 
 def apply_rules(
@@ -407,7 +408,8 @@ def interest_rates(
     rate = costs.cash_rate
     if isinstance(rate, pd.Series):
         rate = rate.set_axis(check_index(rate, 'cash_rate')).sort_index()
-        if rate.index.nlevels > 1: raise BacktestError('cash_rate: indexed by symbol and time; cash has no symbol, so index it by time.')
+        if rate.index.nlevels > 1:
+            raise BacktestError('cash_rate: indexed by symbol and time; cash has no symbol, so index it by time.')
         known = rate.reindex(rate.index.union(times)).ffill().reindex(times)
         if known.isna().any():
             raise BacktestError(f"cash_rate: no value at or before {known.index[known.isna()][0]:%Y-%m-%d %H:%M}; "
@@ -436,7 +438,6 @@ def make_ledger(
 def make_account(
     book:dict[str, np.ndarray], # From `trade`
     sigma:np.ndarray, # (times, assets) volatility per bar in force, NaN where none is
-    interest:np.ndarray, # (times,) on the cash of the bar before, decimal
     capital:float, # Money at the start
 )->dict[str, np.ndarray]: # (times,) each, by column name
     "One row a bar for the whole account."
@@ -446,7 +447,7 @@ def make_account(
     foreseen = np.where(np.isnan(sigma[:-1]), 0, book['pnl'][1:]/before)
     held = {name: book[name].sum(axis=1) for name in ('pnl', 'cost', 'fee')}
     return {'return': period_returns(equity, capital), 'equity': equity, 'cash': book['cash'], **held,
-            'interest': np.r_[0, book['cash'][:-1]]*interest,
+            'interest': book['interest'],
             'traded': traded.sum(axis=1), 'trades': (traded > 0).sum(axis=1).astype(float),
             'planned': np.r_[0, planned], 'moved': np.r_[0, np.square(foreseen).sum(axis=1)]}
 
@@ -556,7 +557,7 @@ def keep_books(
     book = trade(moves, np.where(ends, 0, np.nan_to_num(weights)), tradable, cost_rates(costs, closes, account_open),
                  sizing.no_trade_band, capital, interest, costs.borrow_fee/bars_per_year,
                  prices.to_numpy() if sizing.whole_units else None)
-    account = make_account(book, sigma, interest, capital) | (scored or {})
+    account = make_account(book, sigma, capital) | (scored or {})
     if scored is None: account = {name: values for name,values in account.items() if name not in ('planned', 'moved')}
     metrics = account_metrics(account, bars_per_year, target)
     return Backtest(make_ledger(book, account_open, closes, sigma), pd.DataFrame(account, closes.index),

@@ -455,6 +455,8 @@ def test_ruin_by_a_short_sale_is_the_end_too():
     assert result.equity.iloc[2:].nunique() == 1 and result.equity.iloc[-1] == pytest.approx(-0.5, abs=2e-3)
     assert (result.ledger["position"].iloc[2:] == 0).all() and result.summary["total_return"] == -1
     assert "Return -100.0%" in result.plot()[0].get_title()
+    flows = result.ledger.groupby(level="time")[["pnl", "cost", "fee"]].sum()
+    np.testing.assert_allclose(result.equity, 1 + (flows["pnl"] - flows["cost"] - flows["fee"] + result.account["interest"]).cumsum(), atol=1e-12)
 
 
 def test_the_ledger_adds_up_with_rules_and_hedges_that_end():
