@@ -1,6 +1,7 @@
 "One outer gradient of MAML, computed in every way there is, and the forecasts of a whole market in one call."
 import argparse
 import os
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -51,7 +52,9 @@ def one_by_one(net, batch):
 
 
 def by_higher(net, batch):
-    import higher
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', SyntaxWarning) # Of its own text, when Python reads it for the first time
+        import higher
     loss, weights = 0., tuple(net.parameters())
     for support_x, support_y, query_x, query_y in zip(*batch):
         sgd = torch.optim.SGD(net.parameters(), lr=RATE)
