@@ -67,6 +67,35 @@ def place_exports(cells):
     return placed
 
 
+def said_by(node):
+    "The text of a string in the source, with an ellipsis where a computed value stands."
+    if isinstance(node, ast.Constant) and isinstance(node.value, str): return node.value
+    if isinstance(node, ast.JoinedStr): return "".join(said_by(part) or "…" for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add): return (said_by(node.left) or "…") + (said_by(node.right) or "…")
+
+
+def titles(code):
+    "The titles that a cell gives its figures; the title states the finding, so it is what the figure shows."
+    for node in ast.walk(ast.parse(re.sub(r"^[%!].*", "", code, flags=re.M))):
+        if not isinstance(node, ast.Call): continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        given = [keyword.value for keyword in node.keywords if keyword.arg == "title"] + (node.args[:1] if name in ("set_title", "suptitle") else [])
+        yield from filter(None, map(said_by, given))
+
+
+def describe_figures(cells):
+    "Give every figure words: those of its `fig-alt`, else its title, else where it stands and what draws it."
+    heading = ""
+    for cell in cells:
+        text = source(cell)
+        if cell["cell_type"] == "markdown": heading = (re.findall(r"^#+ (.+)", text, re.M) or [heading])[-1]
+        drawn = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        if cell["cell_type"] != "code" or not drawn or re.search(r"^#\| *fig-alt", text, re.M): continue
+        call = (re.findall(r"(?:^|[.\s])(plot\w*)\(", text) or ["figure"])[-1].replace("_", " ")
+        words = ". ".join(dict.fromkeys(titles(text))) or f"{heading}: {call}"
+        cell["source"] = f"#| fig-alt: {json.dumps(' '.join(words.split()), ensure_ascii=False)}\n{text}"
+
+
 def check_form():
     "What nbdev would lose or stumble over, by notebook: text in the title's cell, imports that share a cell with other code."
     for path in nbglob(as_path=True):
@@ -87,6 +116,7 @@ def stage():
     for path in sorted(folder.rglob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         cells = notebook["cells"] = place_exports(notebook["cells"])
+        describe_figures(cells)
         text = "\n\n".join(source(cell) for cell in cells if cell["cell_type"] == "markdown")
         problems += [f"{path.name}: {message}" for _, message in scan(text)]
         if output := re.search(r"^output-file: (.*)\.html\n", source(cells[0]), re.M):
@@ -138,6 +168,25 @@ def localize(site):
         path.write_text(re.sub(r"@import\s+url\([^)]*\);?", "", path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def prune_icons(site):
+    "Keep of two thousand icons the rules of those that a page or a script names."
+    text = "".join(path.read_text(encoding="utf-8") for kind in ("*.html", "*.js", "smalldocs.css") for path in site.rglob(kind))
+    used = set(re.findall(r"bi-[\w-]+", text))
+    for path in site.rglob("bootstrap-icons*.css"):
+        path.write_text(re.sub(r"\.(bi-[\w-]+)::before\s*\{[^}]*\}", lambda m: m[0] if m[1] in used else "", path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+ICON = "<link rel='icon' href='data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22 viewBox=%220 0 16 16%22%3E%3Ctext y=%2214%22 font-size=%2216%22 fill=%22%23e66100%22%3E%CF%83%3C/text%3E%3C/svg%3E'>"
+
+
+def open_to_keys(site):
+    "Let the keyboard reach what scrolls within a page, and give every page an icon, so that no browser looks for one."
+    scrolls = re.compile(r'<(pre|div class="cell-output cell-output-display"|div class="sd-table"|span class="math display")')
+    for path in site.rglob("*.html"):
+        page = scrolls.sub(lambda m: f'<{m[1].split()[0]} tabindex="0"{m[1][len(m[1].split()[0]):]}', path.read_text(encoding="utf-8"))
+        path.write_text(page.replace("</head>", f"{ICON}</head>", 1), encoding="utf-8")
+
+
 class Links(HTMLParser):
     "The ids of a page, what it links to, and what a browser fetches to show it."
 
@@ -185,6 +234,8 @@ def main():
     shutil.move(builder.out, site)
     problems += [warning for warning in builder.warnings if "broken link" not in warning] + set_formulas(site)
     localize(site)
+    open_to_keys(site)
+    prune_icons(site)
     problems += check_links(site)
     if problems: sys.exit("\n".join(sorted(set(problems))))
     print(f"{len(builder.pages)} pages in {site.name}")

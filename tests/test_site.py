@@ -1,0 +1,120 @@
+"""The built site in a real browser: nothing fails, nothing is asked of another host, and everybody can read it.
+
+Needs `python tools/build_docs.py`, Debian's chromium and, for axe-core, npm; skips and says so where one is missing.
+"""
+import http.server
+import json
+import shutil
+import subprocess
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = ROOT/"_docs"
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+LARGEST = 1_500_000 # Bytes of a page with all it loads
+
+if not (SITE/"index.html").exists(): pytest.skip("the site is not built here; run python tools/build_docs.py first", allow_module_level=True)
+if BROWSER is None: pytest.skip("no chromium here; install Debian's package chromium", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install '.[dev]'")
+
+PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
+LOOKED_AT = ["index.html", "maml.html", "results.html", "money.html", "tutorials/quickstart.html", "explanations/notation.html", "api/cli.html"]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *words): pass
+
+
+@pytest.fixture(scope="module")
+def address():
+    "The site, served on this machine."
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SITE))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown(); server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "One headless Chromium for all tests."
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu", "--disable-quic"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, address):
+    "Opens a page; what went wrong on the way is in `page.wrong`, what it weighed in `page.weight`."
+    contexts = []
+    def opened(name, width=1280, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.wrong, page.weight = [], []
+        page.on("console", lambda message: message.type == "error" and page.wrong.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: page.wrong.append(f"script: {error}"))
+        page.on("requestfailed", lambda request: page.wrong.append(f"failed: {request.url}"))
+        page.on("request", lambda request: request.url.startswith((address, "data:", "blob:")) or page.wrong.append(f"another host: {request.url}"))
+        page.on("response", lambda response: page.wrong.append(f"{response.status}: {response.url}") if response.status >= 400 else page.weight.append(response))
+        page.goto(address + name, wait_until="load")
+        page.wait_for_load_state("networkidle")
+        return page
+    yield opened
+    for context in contexts: context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_loads_whole_from_here_alone_has_words_for_its_figures_and_fits_a_phone(opened, name):
+    page = opened(name, width=390)
+    assert page.wrong == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page scrolls sideways on a phone"
+    silent = page.eval_on_selector_all("main img", "images => images.filter(image => !(image.alt || '').trim()).map(image => image.src.slice(-60))")
+    assert silent == [], "figures without words"
+    broken = page.eval_on_selector_all("img", "images => images.filter(image => image.complete && !image.naturalWidth).map(image => image.src)")
+    assert broken == []
+    assert page.evaluate("performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation')).reduce((sum, one) => sum + one.encodedBodySize, 0)") < LARGEST
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory):
+    "The source of axe-core, from npm."
+    if shutil.which("npm") is None: pytest.skip("no npm here, so no axe-core")
+    folder = ROOT/"_katex"/"axe"
+    if not (folder/"package"/"axe.min.js").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        archive = subprocess.run(["npm", "pack", "--silent", "axe-core@4.14.1"], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+        shutil.unpack_archive(folder/archive, folder, filter="data")
+    return (folder/"package"/"axe.min.js").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_axe_finds_no_serious_fault(opened, axe, name, scheme):
+    page = opened(name, scheme=scheme)
+    page.evaluate(axe)
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    serious = {one["id"]: [node["html"][:120] for node in one["nodes"][:3]] for one in found if one["impact"] in ("serious", "critical")}
+    assert serious == {}, json.dumps(serious, indent=1)
+
+
+@pytest.mark.parametrize("words", ["realized volatility", "MAMLVolatility"])
+def test_the_search_finds(opened, words):
+    page = opened("index.html")
+    page.get_by_placeholder("Search").first.fill(words)
+    page.wait_for_timeout(600)
+    assert words.split()[0].lower() in page.inner_text("body").lower() and page.wrong == []
+
+
+def test_light_and_dark_differ(opened):
+    colors = {scheme: opened("index.html", scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor") for scheme in ("light", "dark")}
+    assert colors["light"] != colors["dark"]
+
+
+def test_formulas_are_set(opened):
+    page = opened("volatility.html")
+    assert page.locator(".katex").count() > 5 and page.locator(".katex-error").count() == 0
