@@ -52,6 +52,7 @@ class CostSpec:
         if isinstance(self.cash_rate, pd.Series): check_rates(self.cash_rate, 'cash_rate')
         else: check_number(self.cash_rate, 'cash_rate', least=-1)
 
+# %% ../nbs/32_backtest.ipynb #401bd2b4
 def check_rates(
     rates:pd.Series, # Should be finite numbers by time, or by (symbol, time)
     name:str, # What to call them in an error
@@ -171,6 +172,7 @@ def whole_units(
     units = target/price
     return np.trunc(units + np.copysign(1e-9*np.maximum(1, np.abs(units)), units))*price
 
+# %% ../nbs/32_backtest.ipynb #b4ede71d
 def trade(
     moves:np.ndarray, # (times, assets) simple return of each bar, 0 where there is none
     targets:np.ndarray, # (times, assets) target share of equity, below zero to sell short
@@ -250,6 +252,7 @@ def period_returns(
     before = np.r_[capital, equity[:-1]]
     return np.where(before > 0, equity/np.where(before > 0, before, 1) - 1, 0.)
 
+# %% ../nbs/32_backtest.ipynb #a456e163
 def plot_backtest(
     backtest:Backtest, # From `run_backtest` or `run_weights`
     color:str, # Of every line
@@ -287,6 +290,7 @@ SHOWN_METRICS = ('total_return', 'annual_return', 'annual_volatility', 'sharpe',
 UNITS = ('Returns and risks are decimal, a year where annual, otherwise a bar; '
          'money is in the currency of the capital.')
 
+# %% ../nbs/32_backtest.ipynb #221944b0
 def tear_sheet(
     backtest:Backtest, # From `run_backtest` or `run_weights`
     title:str, # Heading
@@ -341,6 +345,7 @@ def check_rule(
     raise BacktestError(f"rule {getattr(rule, '__name__', rule)!r}: needed a table of finite weights with the same "
                         f"{weights.shape[0]} times and {weights.shape[1]} assets; start from weights.copy().")
 
+# %% ../nbs/32_backtest.ipynb #810c2947
 def check_no_peek(
     rule:Rule, # Whose answer it is
     changed:pd.DataFrame, # (times, assets) what it answered
@@ -359,6 +364,7 @@ def check_no_peek(
                                 f"everything after {last:%Y-%m-%d %H:%M} is cut off; it looks ahead. "
                                 "Row t may use rows up to t only.")
 
+# %% ../nbs/32_backtest.ipynb #122e0896
 def apply_rules(
     weights:pd.DataFrame, # (times, assets) target share of equity
     seen:Seen, # What is known
@@ -399,6 +405,7 @@ def cost_rates(
                             "An estimate needs bars that move and some of them before the first forecast.")
     return flat + spread.ffill().fillna(0.).to_numpy()
 
+# %% ../nbs/32_backtest.ipynb #f4e4d66b
 def interest_rates(
     costs:CostSpec, # Interest on cash a year
     times:pd.DatetimeIndex, # Of all bars
@@ -435,6 +442,7 @@ def make_ledger(
     columns = {'weight': weight} | money | {'equity': equity, 'sigma': sigma}
     return pd.DataFrame({name: values[row, column] for name,values in columns.items()}, index=index)
 
+# %% ../nbs/32_backtest.ipynb #9fb985be
 def make_account(
     book:dict[str, np.ndarray], # From `trade`
     sigma:np.ndarray, # (times, assets) volatility per bar in force, NaN where none is
@@ -502,6 +510,7 @@ def run_backtest(
     return keep_books(closes, weights, sigma, account_open, sizing, with_spread(costs, bars), bars_per_year, float(capital),
                       forecast_rows(bars, forecasts, horizon, closes.index))
 
+# %% ../nbs/32_backtest.ipynb #2dc944f3
 def check_capital(
     capital:float, # Money at the start
 )->None: # Nothing; raises `BacktestError`
@@ -538,6 +547,7 @@ def weights_from(
     weights = size_positions(sigma, sizing, correlation)
     return apply_rules(table(weights), seen, rules, sizing, correlation).to_numpy() if len(rules) else weights
 
+# %% ../nbs/32_backtest.ipynb #e2767e86
 def keep_books(
     closes:pd.DataFrame, # Close by time and symbol, from the first forecast to the last exit
     weights:np.ndarray, # (times, assets) target share of equity; NaN where a position is left alone
@@ -576,6 +586,7 @@ def check_weights(
                             "needed at least one, and finite shares of equity only. Leave a bar out to give no order.")
     return values.set_axis(check_index(weights, 'weights')).rename('weights')
 
+# %% ../nbs/32_backtest.ipynb #85465f98
 def run_weights(
     bars:pd.DataFrame, # Bars of one asset or of many
     # Target shares of equity by time or (symbol, time), below zero to sell short; no order at a bar without one

@@ -51,6 +51,7 @@ def return_metrics(
 class BacktestError(MetavolError):
     "A backtest that cannot be run, or judged, as asked."
 
+# %% ../nbs/31_performance.ipynb #fb9e7d81
 def check_returns(
     returns:pd.Series, # Should be finite numbers by time
     bars_per_year:float, # Should be a number above zero
@@ -113,6 +114,7 @@ def account_metrics(
         found |= {name: ratio(total[column], total['scored']) for name,column in names.items()}
     return found | {'bars': np.full(found['sharpe'].shape, float(n))}
 
+# %% ../nbs/31_performance.ipynb #09a2ec32
 def risk_error(
     returns:np.ndarray, # (..., n) simple returns per bar, decimal
     target_risk:float, # Budget per bar, decimal
@@ -148,6 +150,7 @@ def columns_of(
     "An account as arrays."
     return {name: account[name].to_numpy(float) for name in account}
 
+# %% ../nbs/31_performance.ipynb #5310cd07
 def bootstrap_metrics(
     accounts:Mapping[str, pd.DataFrame], # Accounts on the same bars, by name
     bars_per_year:float, # Bars in a year
@@ -187,6 +190,7 @@ def performance_intervals(
     found = account_metrics(columns_of(account), bars_per_year, target_risk)
     return interval_table(pd.Series({name: float(found[name]) for name in drawn}, name='value'), drawn, level)
 
+# %% ../nbs/31_performance.ipynb #375f47d7
 def check_account(
     account:pd.DataFrame, # Should have one row a bar and a column `return`
     name:str, # What to call it in an error
@@ -215,6 +219,7 @@ def check_target(
     check_number(target_risk, 'target_risk')
     if not target_risk: raise BacktestError("target_risk=0: needed a risk per bar above zero, or None where there was none.")
 
+# %% ../nbs/31_performance.ipynb #f840976c
 def interval_table(
     value:pd.Series, # By metric
     drawn:pd.DataFrame, # One row a draw, one column a metric
@@ -257,6 +262,7 @@ def performance_differences(
 def _less(one, other): # Equal numbers differ by nothing, infinite ones too
     return np.subtract(one, other, where=one != other, out=np.zeros(np.shape(one)))
 
+# %% ../nbs/31_performance.ipynb #3c0bc097
 def _difference(found, base, drawn, drawn_base, level): # Of the metrics that both have
     names = [name for name in drawn if name in drawn_base]
     value = pd.Series({name: float(_less(found[name], base[name])) for name in names}, name='difference')

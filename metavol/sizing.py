@@ -70,6 +70,7 @@ def size_positions(
     spent = weights*np.divide((weights*np.nan_to_num(sigma)).sum(axis=1), whole, out=np.ones_like(whole), where=whole > 0)[:, None]
     return limit_weights(spent, sigma, spec, correlation)
 
+# %% ../nbs/30_sizing.ipynb #1527e8c7
 def portfolio_risk(
     weights:np.ndarray, # (times, assets) share of capital, below zero where sold short
     sigma:np.ndarray, # (times, assets) forecast volatility per bar, decimal; NaN where an asset has no forecast

@@ -56,6 +56,7 @@ def find_alarms(
         alarms[t] = alarm
     return pd.DataFrame(alarms, seen.sigma.index, seen.sigma.columns)
 
+# %% ../nbs/33_strategies.ipynb #242fc54c
 def exit_on_rise(
     weights:pd.DataFrame, # (times, assets) target share of equity
     seen:Seen, # What is known
@@ -137,6 +138,7 @@ def check_swap_inputs(
     check_yearly(both['implied'], 'implied')
     return both
 
+# %% ../nbs/33_strategies.ipynb #05b281bf
 def check_level(
     series:pd.Series, # Should be finite numbers above zero by time, NaN where there is none
     name:str, # What to call it in an error
@@ -243,6 +245,7 @@ def sell_variance(
     equity = pd.Series(settled + mark, days.index).iloc[first:]
     return _variance_result(trades, equity, pd.Series(mark, days.index).iloc[first:], spec, capital)
 
+# %% ../nbs/33_strategies.ipynb #893bd104
 def _variance_result(trades, equity, mark, spec, capital):
     account = pd.DataFrame({'return': equity/equity.shift(fill_value=capital) - 1, 'equity': equity, 'mark': mark})
     summary = performance_summary(account['return'], SESSIONS_A_YEAR)

@@ -100,6 +100,7 @@ def plot_equity(
 MONEY_CAPTION = ('Differences to Meta-Vol. low and high hold 90 % of 300 bootstrap samples; '
                  'a difference whose interval holds zero is none.')
 
+# %% ../nbs/35_study.ipynb #1678b57f
 def money_differences(
     study:Study, # A finished study
     models:Sequence[str]=TRADED, # Whose backtests
