@@ -35,7 +35,11 @@ setup(
     package_data={cfg["lib_path"]: ["data/*", "data/**/*", "pretrained/*"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=shlex.split(cfg["requirements"]),
-    extras_require={name: shlex.split(cfg[f"{name}_requirements"]) for name in ("dev", "tensorboard")},
+    extras_require={
+        "book": shlex.split(cfg["book_requirements"]),
+        "dev": shlex.split(cfg["dev_requirements"]) + shlex.split(cfg["book_requirements"]),
+        "tensorboard": shlex.split(cfg["tensorboard_requirements"]),
+    },
     entry_points={
         "console_scripts": shlex.split(cfg["console_scripts"]),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],

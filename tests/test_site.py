@@ -26,13 +26,19 @@ LOOKED_AT = ["index.html", "maml.html", "results.html", "money.html", "tutorials
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1" # One connection for many files, as on a real host
     def log_message(self, *words): pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128 # The default of five lets a browser's burst of connections wait for seconds
+    daemon_threads = True
 
 
 @pytest.fixture(scope="module")
 def address():
     "The site, served on this machine."
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SITE))
+    server = Server(("127.0.0.1", 0), partial(Quiet, directory=SITE))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown(); server.server_close()
@@ -61,8 +67,8 @@ def opened(browser, address):
         page.on("requestfailed", lambda request: page.wrong.append(f"failed: {request.url}"))
         page.on("request", lambda request: request.url.startswith((address, "data:", "blob:")) or page.wrong.append(f"another host: {request.url}"))
         page.on("response", lambda response: page.wrong.append(f"{response.status}: {response.url}") if response.status >= 400 else page.weight.append(response))
-        page.goto(address + name, wait_until="load")
-        page.wait_for_load_state("networkidle")
+        page.goto(address + name, wait_until="load", timeout=60_000)
+        page.evaluate("document.fonts.ready.then(() => null)")
         return page
     yield opened
     for context in contexts: context.close()

@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from metavol.backtest import CostSpec, Seen, apply_rules, run_backtest
 from metavol.bars import MetavolError
+from metavol.data import stored_results
 from metavol.performance import BacktestError
 from metavol.sizing import SizingSpec
 from metavol.strategies import VarianceSpec, exit_on_rise, find_alarms, hedge_on_rise, lean_on_calm, sell_swap, sell_variance, variance_signal
@@ -161,11 +162,9 @@ def test_bad_questions_about_variance(wrong, says):
 
 def test_the_full_record_is_the_one_beside_the_chapter(market_data):
     "A quarter of a second on 35 years: sold every month."
-    from pathlib import Path
-
     table = pd.read_parquet(market_data/"vix_daily.parquet").set_index("date").dropna().tz_localize("UTC")
     found = sell_variance(table["vix_close"]/100, table["spx_close"], None, VarianceSpec(percentile=0.))
-    stored = pd.read_csv(Path(__file__).parents[1]/"nbs"/"results"/"variance"/"table.csv", index_col="rule").loc["every month"]
+    stored = pd.read_csv(stored_results()/"variance"/"table.csv", index_col="rule").loc["every month"]
     for name in ("sharpe", "max_drawdown", "trades", "paid", "worst"): assert found.summary[name] == pytest.approx(stored[name], rel=1e-4)
 
 

@@ -96,12 +96,23 @@ def describe_figures(cells):
         cell["source"] = f"#| fig-alt: {json.dumps(' '.join(words.split()), ensure_ascii=False)}\n{text}"
 
 
+def travels(path):
+    "What every notebook needs to be run elsewhere: where it is downloaded and opened, and what installs the book there."
+    config = get_config()
+    name = f"{config.branch}/{path.relative_to(config.config_path).as_posix()}"
+    return (f"[Download this notebook]({config.git_url}/raw/{name})",
+            f"[Open in Colab](https://colab.research.google.com/github/{config.user}/{config.repo}/blob/{name})",
+            "%pip install -q 'metavol[book]'")
+
+
 def check_form():
     "What nbdev would lose or stumble over, by notebook: text in the title's cell, imports that share a cell with other code."
     for path in nbglob(as_path=True):
         cells = NBProcessor(path).nb.cells
         if not re.fullmatch(r"# .+\n\n> .+", cells[0].source.strip()):
             yield f"{path.name}: the first cell must be `# Title`, an empty line and `> question?`; put the rest in a cell of its own"
+        yield from (f"{path.name}: no cell holds {text!r}, so it does not travel" for text in travels(path)
+                    if not any(text in cell.source for cell in cells))
         for cell in cells:
             if cell.directives_.keys() & {"export", "exports", "exporti", "eval:"}: continue
             kinds = {type(node) for tree in cell.parsed_() or [] for node in ast.walk(tree)}
@@ -159,11 +170,17 @@ def set_formulas(site):
 
 
 def localize(site):
-    "Point links to the published site into this copy of it, and drop the web fonts that themes ask for."
-    home = get_config().doc_host + get_config().doc_baseurl + "/"
+    "Point links to the published site and to notebooks for download into this copy of it, and drop the web fonts that themes ask for."
+    config = get_config()
+    home, raw = f"{config.doc_host}{config.doc_baseurl}/", f"{config.git_url}/raw/{config.branch}/{config.nbs_path.name}/"
+    for path in nbglob(as_path=True):
+        copy = site/"notebooks"/path.relative_to(config.nbs_path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
     for path in site.rglob("*.html"):
         up = "../"*(len(path.relative_to(site).parts) - 1)
-        path.write_text(path.read_text(encoding="utf-8").replace(f'href="{home}', f'href="{up}'), encoding="utf-8")
+        page = path.read_text(encoding="utf-8").replace(f'href="{raw}', f'download href="{up}notebooks/').replace(f'href="{home}', f'href="{up}')
+        path.write_text(page, encoding="utf-8")
     for path in site.rglob("*.css"):
         path.write_text(re.sub(r"@import\s+url\([^)]*\);?", "", path.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Make the tables of chapter 29 (nbs/results): train, forecast, score, compare, and keep small files with data hash, seeds and date.
+"""Make the tables of chapter 29 (metavol/data/results): train, forecast, score, compare, and keep small files with data hash, seeds and date.
 
     python tools/results.py stocks crypto                          # the embedded samples; no other data needed
     METAVOL_DATA=DIR python tools/results.py unseen listings coins # one training serves all three
@@ -344,7 +344,7 @@ def make_variance(out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=[*SETUPS, "truth", *MARKETS, "variance"])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1]/"nbs"/"results")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1]/"metavol"/"data"/"results")
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     if "METAVOL_DATA" not in os.environ and set(options.names) - {"stocks", "crypto", "truth"}:

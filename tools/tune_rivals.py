@@ -4,13 +4,13 @@
 
 Every second symbol of us_equities_daily.parquet, in alphabetical order, with labels known before 2018-01-01: the half that is trained
 on in the results chapter. Each setting is trained with one seed and a shortened schedule, and judged on the dates and assets that
-training holds out inside that half. The test half and the dates from 2018 on are not read. Writes nbs/results/tuning.csv, and prints
+training holds out inside that half. The test half and the dates from 2018 on are not read. Writes metavol/data/results/tuning.csv, and prints
 the chosen rows: they are the defaults of chapter 23.
 
     METAVOL_DATA=DIR OMP_NUM_THREADS=1 python tools/tune_rivals.py --longer
 
 asks instead whether those that read sequences were trained long enough: with the chosen settings, as long as in the league and twice as
-long. Writes nbs/results/longer.csv.
+long. Writes metavol/data/results/longer.csv.
 """
 import argparse
 import os
@@ -101,7 +101,7 @@ def write(rows, out):
 def main():
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--updates", type=int, default=400, help="gradient steps of each setting")
-    words.add_argument("--out", type=Path, default=Path(__file__).parents[1]/"nbs"/"results", help="folder to write to")
+    words.add_argument("--out", type=Path, default=Path(__file__).parents[1]/"metavol"/"data"/"results", help="folder to write to")
     words.add_argument("--longer", action="store_true", help="train twice as long instead")
     words.add_argument("--kinds", nargs="*", default=list(WIDTHS), choices=list(WIDTHS), help="which networks; by default all")
     asked = words.parse_args()
