@@ -155,6 +155,7 @@ def hold_forecasts(
         account_open[origins[0]:leave + 1, j] = True
     return in_force, account_open
 
+# %% ../nbs/32_backtest.ipynb #25bb6355
 def settled(
     closes:pd.DataFrame, # Close by time and symbol, NaN where an asset has no bar
     account_open:np.ndarray, # (times, assets) True where the asset may be held
@@ -278,6 +279,7 @@ def plot_backtest(
     axes[3].tick_params(axis='x', rotation=15)
     return axes
 
+# %% ../nbs/32_backtest.ipynb #7931ad7e
 def _plot_forecast(ax, sigma): # On a scale of its own
     other = ax.twinx()
     other.plot(sigma, color=COLORS['true'], lw=.8)
@@ -331,6 +333,7 @@ class Seen:
         "What was known then."
         return Seen(self.closes.iloc[:row], self.sigma.iloc[:row], self.fresh.iloc[:row])
 
+# %% ../nbs/32_backtest.ipynb #1d6ba86c
 Rule = Callable[[pd.DataFrame, Seen], pd.DataFrame] # Target weights (times, assets) and what is known -> other weights
 
 def check_rule(
@@ -530,6 +533,7 @@ def check_plan(
         raise BacktestError(f"rules: {wrong[0]!r} is no function of weights and what is seen.")
     if len(set(hedges)) < len(hedges): raise BacktestError(f"hedges: {list(hedges)} names an asset twice.")
 
+# %% ../nbs/32_backtest.ipynb #c4cde037
 def weights_from(
     closes:pd.DataFrame, # Close by time and symbol, NaN where an asset has no bar
     sigma:np.ndarray, # (times, assets) volatility per bar in force, NaN where none is

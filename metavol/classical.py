@@ -422,6 +422,7 @@ def supported_tasks(
                            f"holds a support of {query.history.spec.n_support} windows; ask later.")
     return tasks
 
+# %% ../nbs/20_classical.ipynb #3c5681db
 def many_forecasts(
     tasks:Tasks, # n tasks of one query each, all cut alike
 )->tuple[np.ndarray, np.ndarray]: # (n,) volatility over the horizon, decimal, and (n,) whether the fit converged

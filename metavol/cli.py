@@ -343,6 +343,7 @@ def note(
     for warning in said: print(f"note: {warning.message}", file=sys.stderr)
     return names
 
+# %% ../nbs/api/cli.ipynb #9563d249
 def close(
     table, # From `download_stocks`, `download_crypto` or `repair`
     store, # Where the bars are kept
@@ -413,6 +414,7 @@ def chosen_model(
                            "or name a model file such as study/model.safetensors.")
     return load_context_model(name)
 
+# %% ../nbs/api/cli.ipynb #160b95f7
 def wants_hours(
     symbols:list[str], # In capitals
     model, # From `chosen_model`

@@ -99,6 +99,7 @@ def date_losses(
     scored = count.gt(0).all(axis=1)
     return (dates.sum()/count[scored].mean())[scored]
 
+# %% ../nbs/25_comparison.ipynb #27887184
 def date_differences(
     forecasts:pd.DataFrame, # Index (symbol, time); columns `realized`, `current` and one per model
     model:str, # The column under test
@@ -197,6 +198,7 @@ def diebold_mariano(
     return DieboldMariano(model, benchmark, loss, float(mean), float(error), float(p_value), len(differences),
                           terms, published)
 
+# %% ../nbs/25_comparison.ipynb #75784a8a
 def dates_overlap(
     horizon:int, # Bars in each target
     spacing:int, # Bars between one scored date and the next
@@ -208,6 +210,7 @@ def dates_overlap(
 # %% ../nbs/25_comparison.ipynb #06a30ca0
 CORRECTIONS = {'holm': 'holm', 'benjamini_hochberg': 'fdr_bh'}
 
+# %% ../nbs/25_comparison.ipynb #9764d47e
 def compare(
     forecasts:pd.DataFrame, # Index (symbol, time); columns `realized`, `current` and one per model
     champion:str, # The column that all others are compared with
@@ -286,6 +289,7 @@ def block_length(
     check_dates(n_dates, 5*block, f"a bootstrap in blocks of {block} dates")
     return int(block)
 
+# %% ../nbs/25_comparison.ipynb #72a6c60a
 def widened(
     lost:pd.DataFrame, # (n_dates, k) losses by date
     factor:float, # From `widening`

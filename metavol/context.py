@@ -180,6 +180,7 @@ def _support(model, query):
     values[3:] = [pd.DatetimeIndex(times, tz='UTC') for times in values[3:]]
     return pd.DataFrame(dict(zip(COUNTED, values)), index)
 
+# %% ../nbs/14_context.ipynb #3dba6b86
 def _counts(grid, query): # The columns of `COUNTED`
     history,spec,nothing = query.history,query.history.spec,np.datetime64('NaT')
     moment,column = grid.place(query)
@@ -257,6 +258,7 @@ class _Run:
         self.tables = [_table(grid, start.dtype) for grid in grids]
     def leaves(self): return [*self.params.items(), *self.rates.items()]
 
+# %% ../nbs/14_context.ipynb #d2220c9b
 def _table(grid, dtype): # row, ratio, known, levels, each (n_times, n_assets, ...)
     ratio,levels = (torch.as_tensor(part, dtype=dtype) for part in (grid.ratio, grid.levels))
     return torch.as_tensor(grid.row), ratio, torch.as_tensor(grid.known), levels
@@ -300,6 +302,7 @@ def _blame(run, loss, norm): # Where a loss that is no number may come from
     return (f"the loss became {loss.item()} and its gradient {norm.item()} at update {update}, chains of seed "
             f"[{run.spec.seed}, {update}].{found} Repair these bars, or lower outer_lr and rate_lr.")
 
+# %% ../nbs/14_context.ipynb #e04aedcb
 @one_thread()
 def train_context(
     start:Start, # Where to begin, from `train_network`

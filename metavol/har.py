@@ -368,6 +368,7 @@ def _one_asset(support): # (1, n_labels) rows of every label of a support of one
                            "Adapt on one asset at a time, or use Har(form='weighted').")
     return rows.origin[None]
 
+# %% ../nbs/22_har.ipynb #e3f1ff75
 def _similar_fit(model, history, rows): # A `HarFit` with one leading axis, then the neighbors as from `nearest`
     library,own,horizon,theirs = model.neighbors,Windows(history, rows),history.spec.horizon,model.training.history.spec
     if (theirs.lookback, theirs.horizon) != (history.spec.lookback, horizon):

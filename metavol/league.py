@@ -40,6 +40,7 @@ from .walk_forward import Entrant, walk_forward
 # %% ../nbs/28_league.ipynb #f1a1f64f
 RIVALS = ('standard', 'all')
 
+# %% ../nbs/28_league.ipynb #d000a84c
 @dataclass(frozen=True)
 class LeagueSpec:
     "Who is trained on, who is tested, from when on, against whom, and with which seeds."
@@ -188,6 +189,7 @@ def league_windows(
     chosen = panel[panel.index.get_level_values(0).isin(symbols)]
     return make_windows(compute_features(chosen, extended=True), task)
 
+# %% ../nbs/28_league.ipynb #69f80bde
 def training_windows(
     bars:pd.DataFrame, # Bars that hold the training symbols
     spec:LeagueSpec, # Who, and until when
@@ -220,6 +222,7 @@ def asked_windows(
 TESTED = ('qlike', 'mse_variance', 'mse') # Losses that are tested
 DECIDING = TESTED[:2] # Those with a model confidence set
 
+# %% ../nbs/28_league.ipynb #4aaa7ac7
 def league_table(
     forecasts:pd.DataFrame, # From `walk_forward`, with its `attrs`
     every:int=1, # Bars between two origins of an asset
@@ -290,6 +293,7 @@ def run_league(
     return LeagueResult(spec, league_table(forecasts, spec.every), forecasts, model,
                         _facts(train_bars, test_bars, training))
 
+# %% ../nbs/28_league.ipynb #9aa4b44b
 def ask(
     entrants:Sequence[Entrant], # Trained, where they learn from training assets
     asked:Windows, # Origins, `spec.every` bars apart

@@ -182,6 +182,7 @@ def _called(function, name, bars): # Its answer about a copy of the bars, whose 
                             "leave out what cannot be forecast yet, for instance with .dropna().")
     return said.astype(float)
 
+# %% ../nbs/27_leaks.ipynb #345819e0
 def _guarded(name, function, *arguments): # Call somebody's code; whatever goes wrong in it becomes one line
     try: return function(*arguments)
     except MetavolError: raise
@@ -265,6 +266,7 @@ def attack_past(
         rows[version.attack] = (leak or bool(noticed), result, compared + rows_seen, max(largest, gap), limit)
     return pd.DataFrame.from_dict(rows, orient='index', columns=RESULT).rename_axis('attack')
 
+# %% ../nbs/27_leaks.ipynb #7d19fac2
 def _answer_again(ask, before, version, rtol): # As `compare_past`; an answer that fails only now has noticed
     try: after = pd.DataFrame(ask(version))
     except MetavolError as error: return 0, np.inf, f"no answer any more: {error}"

@@ -193,6 +193,7 @@ def _in_order(params): # The same dictionary: weight and bias of the first layer
     def number(name): return [int(part) if part.isdigit() else part for part in name.split('.')[:-1]]
     return {name: params[name] for name in sorted(params, key=lambda name: (number(name), name.endswith('bias')))}
 
+# %% ../nbs/12_maml.ipynb #70acccec
 def _checked(params, rates, support_x, support_y, query_x=None, query_y=None): # Parameters in order; else an error
     params = _in_order(params)
     tensors = list(params.values())
@@ -415,6 +416,7 @@ def _measure(x, y=None): # Raw windows (..., lookback, 11) and decimal labels ->
                            "leave it out.")
     return inputs, None if y is None else _labels(y, unit), unit
 
+# %% ../nbs/12_maml.ipynb #85b5b08e
 def _labels(y, unit): # Decimal labels -> labels in units of scale
     y = np.asarray(y, dtype='float64')
     if y.shape != unit.shape:

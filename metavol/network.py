@@ -96,6 +96,7 @@ def save_tensors(
     kept = {name: t.detach().contiguous() for name,t in tensors.items()}
     write_whole(path, safetensors.torch.save(kept, {'about': json.dumps(about, sort_keys=True)}))
 
+# %% ../nbs/11_network.ipynb #9886b8b5
 def load_tensors(
     path:str|Path, # A file from `save_tensors`
     kind:str, # What `about['kind']` must say

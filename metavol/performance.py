@@ -33,6 +33,7 @@ def ratio(
     endless = np.copysign(np.inf, value)
     return np.where(value == 0, 0., np.where(enough, value/np.where(enough, scale, 1), endless))
 
+# %% ../nbs/31_performance.ipynb #6c0f36c9
 def return_metrics(
     returns:np.ndarray, # (..., n) simple returns per bar, decimal, time along the last axis
     bars_per_year:float, # 252 for sessions, 365*24 for hours that never stop
@@ -211,6 +212,7 @@ def check_account(
     check_returns(account['return'], bars_per_year)
     return account
 
+# %% ../nbs/31_performance.ipynb #f145c5dd
 def check_target(
     target_risk:float|None, # Should be None or a number above zero
 )->None: # Nothing; raises `MetavolError`
@@ -259,6 +261,7 @@ def performance_differences(
     table.attrs = {'benchmark': benchmark, 'bars': len(common), 'level': level, 'draws': draws, 'seed': seed}
     return table
 
+# %% ../nbs/31_performance.ipynb #7c793e14
 def _less(one, other): # Equal numbers differ by nothing, infinite ones too
     return np.subtract(one, other, where=one != other, out=np.zeros(np.shape(one)))
 
@@ -292,6 +295,7 @@ def deflated_sharpe(
     year,probability = sqrt(bars_per_year), stats.norm.cdf((sharpe - luckiest)/error)
     return pd.DataFrame({'sharpe': sharpe*year, 'luckiest': luckiest*year, 'probability': probability}, returns.columns)
 
+# %% ../nbs/31_performance.ipynb #d08c9680
 def best_of_luck(
     n:int, # Draws
 )->float: # In standard deviations

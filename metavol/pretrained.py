@@ -105,6 +105,7 @@ def _scores(part): # One test: who, when, and a row for each model
              for name,row in sorted(part['models'].items(), key=lambda item: item[1]['mse_relative'])]
     return '\n'.join([head, '', '| model | MSE | QLIKE | p, MSE | p, QLIKE |', '|---|---|---|---|---|', *lines])
 
+# %% ../nbs/15_pretrained.ipynb #157f2e97
 def _p(value): return '' if value is None else '< 0.001' if value < .001 else f"{value:.3f}"
 
 def _interval_words(interval, scores): # Factors, and the coverage they reached
@@ -200,12 +201,14 @@ def company(
     return {symbol: f"{named if isinstance(named, str) else named.get(symbol, 'market')}, {timing(one.index)}"
             for symbol,one in assets.items()}
 
+# %% ../nbs/15_pretrained.ipynb #47b00e1d
 def _last_windows(panel, model, markets): # The newest origin of every asset
     rows = model.spec.lookback + BUCKETS[-1][1]*model.spec.horizon
     features = compute_features(panel, extended=len(model.features) > len(FEATURES))
     windows = make_windows(features.groupby(level=0, sort=False).tail(rows), model.spec, markets)
     return windows[np.diff(windows.history.asset[windows.origin], append=-1) != 0]
 
+# %% ../nbs/15_pretrained.ipynb #86f41a4a
 def _refused_by( # Which assets of a table some function refuses, and how
     function:Callable, # Takes bars, raises `MetavolError`
     panel:pd.DataFrame, # Bars by (symbol, time)

@@ -96,6 +96,7 @@ def check_model(
     if model not in (names := model_names(forecasts)):
         raise ForecastError(f"{model!r} is not a model of this table; choose from {', '.join(names)}.")
 
+# %% ../nbs/24_scoring.ipynb #ae48d154
 def check_outcomes(
     forecasts:pd.DataFrame, # Numeric columns `realized` and `current`
 )->None: # Nothing; raises `ForecastError` at the first impossible outcome
@@ -414,6 +415,7 @@ def range_variance(
     jump = np.log(panel['open']/panel['close'].groupby(level=0, sort=False).shift())
     return (np.square(jump) + np.square(garman_klass(panel, 1))).rename('variance')
 
+# %% ../nbs/24_scoring.ipynb #cab88e5d
 def intraday_variance(
     returns:pd.Series, # Log returns of a finer bar, decimal, by time or by (symbol, time), each at the start of its bar
     bar:str='D', # The coarser bar in pandas' words: 'D' for days
@@ -437,6 +439,7 @@ def reported_variance(
 # %% ../nbs/24_scoring.ipynb #870318e4
 TRAINING_BARS = 100 # Least bars behind a factor
 
+# %% ../nbs/24_scoring.ipynb #26e24794
 def bias_factors(
     variance:pd.Series, # By (symbol, time), variance per bar, NaN where unknown
     returns:pd.Series, # Likewise: log returns, decimal

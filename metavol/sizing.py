@@ -52,6 +52,7 @@ def check_sigma_table(
         raise ForecastError(f"sigma: {sigma[broken][0]:g} in row {np.argwhere(broken)[0][0]} ({broken.sum()} such values); "
                             "needed finite volatility above zero, or NaN where there is no forecast.")
 
+# %% ../nbs/30_sizing.ipynb #5ea01372
 def size_positions(
     sigma:np.ndarray, # (times, assets) forecast volatility per bar, decimal; NaN where an asset has no forecast
     spec:SizingSpec=SizingSpec(), # Budget and limits
@@ -82,6 +83,7 @@ def portfolio_risk(
     alone = np.square(risk).sum(axis=1)
     return np.sqrt(np.maximum(alone + correlation*(np.square(risk.sum(axis=1)) - alone), 0))
 
+# %% ../nbs/30_sizing.ipynb #be10e7cb
 def limit_weights(
     weights:np.ndarray, # (times, assets) share of capital, below zero where sold short
     sigma:np.ndarray, # (times, assets) forecast volatility per bar, decimal; NaN where an asset has no forecast
@@ -140,6 +142,7 @@ def pair_products(
     alone = np.square(surprise).sum(axis=1)
     return np.square(surprise.sum(axis=1)) - alone, np.maximum(count - 1, 0)*alone
 
+# %% ../nbs/30_sizing.ipynb #f32e2b45
 def average_correlation(
     moves:np.ndarray, # (times, assets) simple return of each bar, decimal; NaN where an asset has no bar
     sigma:np.ndarray, # (times, assets) volatility forecast at each bar for the next, decimal; NaN where there is none

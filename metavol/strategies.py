@@ -123,6 +123,7 @@ def variance_signal(
     said = forecast.reindex(implied.index) # No forecast, no trade
     return dear & (implied > (1 + spec.premium)*said)
 
+# %% ../nbs/33_strategies.ipynb #a9374472
 def check_swap_inputs(
     implied:pd.Series, # Should be volatility a year, decimal
     closes:pd.Series, # Should be prices

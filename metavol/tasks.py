@@ -181,6 +181,7 @@ def known_at(
     "Windows that a model fitted at `time` may learn from."
     return windows[windows.label_time <= _moment(time)]
 
+# %% ../nbs/10_tasks.ipynb #5a7b016a
 def asked_between(
     windows:Windows, # Any windows
     start=None, # First moment of an origin; None for the beginning
@@ -270,6 +271,7 @@ def _measure(
         realized[start:stop] = forward_volatility(pd.Series(values[start:stop, 0]), spec.horizon)
     return scale, inputs, realized
 
+# %% ../nbs/10_tasks.ipynb #55edcf98
 def _check_lengths(codes, symbols, index, spec):
     "Raise `HistoryError` for the first asset with too few rows for a single labelled window."
     short = np.flatnonzero(np.bincount(codes) < spec.lookback + spec.horizon)
@@ -394,6 +396,7 @@ def regimes(
     rank = volatility.groupby(history.asset).rolling(n_bars, min_periods=1).rank(pct=True).to_numpy()
     return np.clip(np.ceil(3*rank - 1e-9).astype(int) - 1, 0, 2)
 
+# %% ../nbs/10_tasks.ipynb #c9a03a78
 def regime_tasks(
     windows:Windows, # Labelled windows to cut from
     step:int|None=None, # Windows between the starts of two tasks; by default n_query

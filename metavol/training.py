@@ -444,6 +444,7 @@ def _blame(run, drawn): # The tasks of a batch that have no finite loss, or all 
 def _loss(run, batch): # Query loss after adapting
     with torch.no_grad(): return meta_loss(run.params, batch, run.rates, run.spec.inner_steps).item()
 
+# %% ../nbs/13_training.ipynb #b9211591
 def _look(run): # Judge on the tasks held out, remember the best
     loss = _loss(run, run.held)
     if not np.isfinite(loss):
@@ -589,6 +590,7 @@ def _finish(run): # The best of the run, and where it came from
     support = 'market' if all(tasks.kind == 'market' for tasks in run.sets) else 'own'
     return MamlVol((member,), run.sets[0].history.spec, run.spec.inner_steps, support, about, history)
 
+# %% ../nbs/13_training.ipynb #73ed2f46
 def combine(
     models:Sequence[MamlVol], # Trained on the same tasks with different seeds
 )->MamlVol: # One forecaster with all their members

@@ -53,6 +53,7 @@ VERBS = {'before': ('predict',), 'each_task': ('adapt', 'predict'), # What each 
          'by_asset': ('adapt', 'predict'), 'pooled': ('adapt', 'predict')}
 FITTED = tuple(VERBS)
 
+# %% ../nbs/26_walk_forward.ipynb #9ef85692
 @dataclass(frozen=True)
 class Entrant:
     "A model in the comparison, and the rules it plays by."
@@ -100,6 +101,7 @@ class SizedHistory(History):
     "A history that says how large it is, so that Dask sends it to a machine once and not with every piece."
     def __sizeof__(self): return sum(part.nbytes for part in vars(self).values() if isinstance(part, np.ndarray))
 
+# %% ../nbs/26_walk_forward.ipynb #000df829
 def only_asset(
     history:History, # Bars of many assets
     asset:int|None=None, # Number of one of them; None for all
@@ -133,6 +135,7 @@ class Piece:
     place:np.ndarray # (n,) rows of the table where the answers belong
     query:Windows # The n origins, in a history that holds what the entrant may need
 
+# %% ../nbs/26_walk_forward.ipynb #551da399
 def cut_pieces(
     entrants:Sequence[Entrant], # Who takes part
     origins:Windows, # All origins
@@ -302,6 +305,7 @@ def fingerprint(
         digest.update(part)
     return digest.hexdigest()
 
+# %% ../nbs/26_walk_forward.ipynb #5d635e6d
 def _parts(thing, above): # Bytes that say what a value is; `above` are the values it lies in
     kind = type(thing)
     yield f"{kind.__module__}.{kind.__qualname__}".encode()
@@ -358,6 +362,7 @@ def _called(function): # All that a function names of its own module, but for wh
     return {name: part for name,part in known.items()
             if not (isinstance(part, ModuleType | FunctionType | type) and _is_installed(home(part)))}
 
+# %% ../nbs/26_walk_forward.ipynb #1236c758
 def _module_parts(module): # Its name, and where it is not installed the text of its files
     yield module.__name__.encode()
     if _is_installed(module.__name__): return
@@ -400,6 +405,7 @@ def piece_paths(
         paths.append(folder/f"{fingerprint(decides)}.npy")
     return paths
 
+# %% ../nbs/26_walk_forward.ipynb #0c61d868
 def _model_print(entrant): # Fingerprint of its model
     try: return fingerprint(entrant.model)
     except Exception as error: # Whatever pickle and own properties come up with

@@ -4,6 +4,7 @@ Needs `python tools/build_docs.py`, Debian's chromium and, for axe-core, npm; sk
 """
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -22,7 +23,6 @@ if BROWSER is None: pytest.skip("no chromium here; install Debian's package chro
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install '.[dev]'")
 
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
-LOOKED_AT = ["index.html", "maml.html", "results.html", "money.html", "tutorials/quickstart.html", "explanations/notation.html", "api/cli.html"]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -83,6 +83,8 @@ def test_a_page_loads_whole_from_here_alone_has_words_for_its_figures_and_fits_a
     assert silent == [], "figures without words"
     broken = page.eval_on_selector_all("img", "images => images.filter(image => image.complete && !image.naturalWidth).map(image => image.src)")
     assert broken == []
+    levels = page.eval_on_selector_all("h1, h2, h3, h4, h5, h6", "all => all.filter(one => one.offsetParent).map(one => +one.tagName[1])")
+    assert levels.count(1) == 1 and all(after <= before + 1 for before, after in zip(levels, levels[1:])), f"headings out of order: {levels}"
     assert page.evaluate("performance.getEntriesByType('resource').concat(performance.getEntriesByType('navigation')).reduce((sum, one) => sum + one.encodedBodySize, 0)") < LARGEST
 
 
@@ -99,7 +101,7 @@ def axe(tmp_path_factory):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", LOOKED_AT)
+@pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_no_serious_fault(opened, axe, name, scheme):
     page = opened(name, scheme=scheme)
     page.evaluate(axe)
@@ -108,12 +110,25 @@ def test_axe_finds_no_serious_fault(opened, axe, name, scheme):
     assert serious == {}, json.dumps(serious, indent=1)
 
 
-@pytest.mark.parametrize("words", ["realized volatility", "MAMLVolatility"])
-def test_the_search_finds(opened, words):
+@pytest.mark.parametrize("words, page_of_it", [("realized volatility", "volatility.html"), ("MAMLVolatility", "maml.html#mamlvolatility"), ("MAMLVolatility", "api/reference.html#mamlvolatility")])
+def test_the_search_finds(opened, words, page_of_it):
     page = opened("index.html")
     page.get_by_placeholder("Search").first.fill(words)
-    page.wait_for_timeout(600)
-    assert words.split()[0].lower() in page.inner_text("body").lower() and page.wrong == []
+    found = page.locator(f".search-result[href$='{page_of_it}']").first
+    found.wait_for(timeout=10_000)
+    found.click()
+    page.wait_for_load_state("load")
+    assert page.url.endswith(page_of_it) and page.wrong == []
+    if "#" in page_of_it: assert page.locator("#" + page_of_it.split("#")[1]).first.is_visible()
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "changelog.html"])
+def test_a_page_can_be_taken_away(name):
+    "Without a browser: its notebook lies beside the site, and Colab is one click away."
+    text = (SITE/name).read_text(encoding="utf-8")
+    copy = re.search(r'download href="([^"]+\.ipynb)"', text)
+    assert copy and json.loads(((SITE/name).parent/copy[1]).read_text(encoding="utf-8"))["cells"]
+    assert re.search(r'href="https://colab\.research\.google\.com/github/[^"]+\.ipynb"', text)
 
 
 def test_light_and_dark_differ(opened):
