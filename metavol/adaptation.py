@@ -23,7 +23,7 @@ from .training import MamlVol, Start
 # %% ../nbs/40_adaptation.ipynb #1f4b198e
 def effective_labels(
     errors:np.ndarray, # (n_tasks, n_support) label minus forecast of each support window, in any one unit
-)->float: # Independent labels with a mean as noisy, from 0 to about `n_support`
+)->float: # Independent labels with a mean as noisy, from 0 to about `n_support`, and more where errors alternate
     "How many independent labels a support is worth."
     errors = np.asarray(errors, float)
     if errors.ndim != 2 or len(errors) < 30 or not np.isfinite(errors).all():

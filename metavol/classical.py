@@ -282,7 +282,7 @@ class Garch:
             raise MetavolError("this GARCH has no parameters yet; use model.adapt(support).predict(query).")
         return np.maximum(garch_forecast(query, self.fit), SMALLEST*query.unit) if len(query) else np.empty(0)
     @property
-    def converged(self): return self.fit is not None and self.fit.converged
+    def converged(self): return self.fit is not None and self.fit.converged # Did the last fit finish?
 
 # %% ../nbs/20_classical.ipynb #d2b78e0e
 EARLIEST = 75 # Squared returns in the backcast of `arch`
@@ -558,4 +558,4 @@ class Egarch:
         seen = np.convolve(standard[:len(fit.residuals)]**2, np.ones(horizon), 'valid')
         return np.maximum(fit.unit*np.sqrt(np.clip(ahead, seen.min(), seen.max())), SMALLEST*query.unit)
     @property
-    def converged(self): return self.fit is not None and self.fit.converged
+    def converged(self): return self.fit is not None and self.fit.converged # Did the last fit finish?

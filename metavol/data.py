@@ -168,8 +168,8 @@ def load_sample(
 
 # %% ../nbs/04_data.ipynb #583dee20
 def stored_results(
-)->Path: # Folder inside the installed package; one subfolder per study, with small tables and a `made.json`
-    "Where the stored tables of the results are; `made.json` names command, data hash, seeds and date."
+)->Path: # Folder inside the installed package; one subfolder per study; `made.json` there names command, data hash, seeds and date
+    "Where the stored tables of the results are."
     return PACKAGE_DATA/'results'
 
 # %% ../nbs/04_data.ipynb #d3cf4353

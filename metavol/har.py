@@ -308,7 +308,7 @@ class SimilarHar:
         check_number(self.n_similar, 'n_similar', least=1, whole=True)
         _check_training(self.training)
     @property
-    def model(self): return Har(form='weighted', ranges=self.ranges)
+    def model(self): return Har(form='weighted', ranges=self.ranges) # The regression that similar windows are given
     @cached_property
     def neighbors(self): return make_library(self.training, self.model)
     def similar(self,

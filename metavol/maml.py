@@ -442,7 +442,7 @@ class _Learner:
         settings = ', '.join(f'{name}={value}' for name,value in self.settings.items())
         return f"{type(self).__name__}({settings}), {'' if self.standardizer else 'not '}trained"
     @property
-    def params(self): return dict(self.model.named_parameters())
+    def params(self): return dict(self.model.named_parameters()) # Weights of the starting point, by name
 
 # %% ../nbs/12_maml.ipynb #27fb1cf0
 class _Kept(_Learner):

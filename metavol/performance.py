@@ -156,7 +156,7 @@ def bootstrap_metrics(
     accounts:Mapping[str, pd.DataFrame], # Accounts on the same bars, by name
     bars_per_year:float, # Bars in a year
     target_risk:float|None=None, # Budget per bar, decimal
-    block:int|None=None, # Mean length of a block, bars; None to choose it from the data
+    block:int|None=None, # Mean length of a block, in stretches of 21 bars; None to choose it from the data
     draws:int=1000, # Samples of the bootstrap
     seed:int=0, # The same seed gives the same bits
 )->dict[str, pd.DataFrame]: # By name: one row a draw, one column a metric; the same bars in each
@@ -180,7 +180,7 @@ def performance_intervals(
     bars_per_year:float, # 252 for sessions, 365*24 for hours that never stop
     target_risk:float|None=None, # Budget per bar, decimal; None where there was none
     level:float=0.9, # How often the interval should hold the expected value
-    block:int|None=None, # Mean length of a block, bars; None to choose it from the data
+    block:int|None=None, # Mean length of a block, in stretches of 21 bars; None to choose it from the data
     draws:int=1000, # Samples of the bootstrap
     seed:int=0, # The same seed gives the same bits
 )->pd.DataFrame: # One row a metric: `value`, `low`, `high`
@@ -240,7 +240,7 @@ def performance_differences(
     bars_per_year:float, # 252 for sessions, 365*24 for hours that never stop
     target_risk:float|None=None, # Budget per bar, decimal; None where there was none
     level:float=0.9, # How often the interval should hold the expected difference
-    block:int|None=None, # Mean length of a block, bars; None to choose it from the data
+    block:int|None=None, # Mean length of a block, in stretches of 21 bars; None to choose it from the data
     draws:int=1000, # Samples of the bootstrap
     seed:int=0, # The same seed gives the same bits
 )->pd.DataFrame: # Index (account, metric): `difference`, `low`, `high`; `attrs['bars']` counts the common bars

@@ -165,4 +165,4 @@ class StochasticVolatility:
         sigma_hat = fit.unit*np.sqrt(fit.level*ahead.sum(1))
         return np.clip(sigma_hat, SMALLEST*query.unit, query.unit/SMALLEST)
     @property
-    def converged(self): return self.fit is not None and self.fit.converged
+    def converged(self): return self.fit is not None and self.fit.converged # Did the last fit finish?

@@ -35,7 +35,8 @@ class TaskSpec:
             raise MetavolError(f"stride={self.stride} is shorter than horizon={self.horizon}: the last support label "
                                "would run past the first query origin and leak its answer. Use stride >= horizon.")
     @property
-    def n_bars(self): return self.lookback + (self.n_support + self.n_query - 1)*self.stride + self.horizon
+    def n_bars(self): # Bars that one task needs
+        return self.lookback + (self.n_support + self.n_query - 1)*self.stride + self.horizon
 
 # %% ../nbs/10_tasks.ipynb #61fa4cd9
 DAILY,HOURLY = TaskSpec(),TaskSpec(lookback=24, horizon=4, stride=4)
