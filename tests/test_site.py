@@ -8,10 +8,16 @@ import re
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+
+from metavol.context import ContextSpec
+from metavol.data import load_sample
+from metavol.study import SAMPLE_STUDIES, run_study, save_study
+from metavol.training import PooledSpec, TrainingSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT/"_docs"
@@ -35,13 +41,18 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
 
-@pytest.fixture(scope="module")
-def address():
-    "The site, served on this machine."
-    server = Server(("127.0.0.1", 0), partial(Quiet, directory=SITE))
+def served(folder):
+    "Serve a folder on this machine; yields its address."
+    server = Server(("127.0.0.1", 0), partial(Quiet, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown(); server.server_close()
+
+
+@pytest.fixture(scope="module")
+def address():
+    "The site, served on this machine."
+    yield from served(SITE)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +68,7 @@ def browser():
 def opened(browser, address):
     "Opens a page; what went wrong on the way is in `page.wrong`, what it weighed in `page.weight`."
     contexts = []
-    def opened(name, width=1280, scheme="light"):
+    def opened(name, width=1280, scheme="light", host=address):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
@@ -65,9 +76,9 @@ def opened(browser, address):
         page.on("console", lambda message: message.type == "error" and page.wrong.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: page.wrong.append(f"script: {error}"))
         page.on("requestfailed", lambda request: page.wrong.append(f"failed: {request.url}"))
-        page.on("request", lambda request: request.url.startswith((address, "data:", "blob:")) or page.wrong.append(f"another host: {request.url}"))
+        page.on("request", lambda request: request.url.startswith((host, "data:", "blob:")) or page.wrong.append(f"another host: {request.url}"))
         page.on("response", lambda response: page.wrong.append(f"{response.status}: {response.url}") if response.status >= 400 else page.weight.append(response))
-        page.goto(address + name, wait_until="load", timeout=60_000)
+        page.goto(host + name, wait_until="load", timeout=60_000)
         page.evaluate("document.fonts.ready.then(() => null)")
         return page
     yield opened
@@ -100,13 +111,18 @@ def axe(tmp_path_factory):
     return (folder/"package"/"axe.min.js").read_text()
 
 
+def serious_faults(page, axe, rules=None):
+    "What axe-core calls serious or critical by all rules, or by some, with the first elements."
+    page.evaluate(axe)
+    options = {"resultTypes": ["violations"], **({"runOnly": rules} if rules else {})}
+    found = page.evaluate("options => axe.run(document, options)", options)["violations"]
+    return {one["id"]: [node["html"][:120] for node in one["nodes"][:3]] for one in found if one["impact"] in ("serious", "critical")}
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_no_serious_fault(opened, axe, name, scheme):
-    page = opened(name, scheme=scheme)
-    page.evaluate(axe)
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-    serious = {one["id"]: [node["html"][:120] for node in one["nodes"][:3]] for one in found if one["impact"] in ("serious", "critical")}
+    serious = serious_faults(opened(name, scheme=scheme), axe, ["color-contrast"] if scheme == "dark" else None) # The theme changes colors alone
     assert serious == {}, json.dumps(serious, indent=1)
 
 
@@ -129,6 +145,27 @@ def test_a_page_can_be_taken_away(name):
     copy = re.search(r'download href="([^"]+\.ipynb)"', text)
     assert copy and json.loads(((SITE/name).parent/copy[1]).read_text(encoding="utf-8"))["cells"]
     assert re.search(r'href="https://colab\.research\.google\.com/github/[^"]+\.ipynb"', text)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    "The report of a small study, served alone."
+    spec = replace(SAMPLE_STUDIES["stocks"], seeds=(0,), every=10, split="2012-03-01", n_jobs=1, pooled=PooledSpec(updates=20), meta=TrainingSpec(updates=2, batch=4), context=ContextSpec(updates=2))
+    stocks = load_sample("stocks")
+    folder = save_study(run_study(stocks, stocks, spec, progress=False), tmp_path_factory.mktemp("study"))
+    yield from served(folder)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_report_of_a_study_stands_alone_and_everybody_can_read_it(opened, axe, report, scheme):
+    page = opened("report.html", width=390, scheme=scheme, host=report)
+    assert page.wrong == ["404: " + report + "favicon.ico"] or page.wrong == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390 and page.locator("img").count() >= 4
+    assert page.eval_on_selector_all("img", "images => images.every(image => image.alt && image.naturalWidth)")
+    assert serious_faults(page, axe) == {}
+    words, shown = page.locator("dt").all_inner_texts(), page.inner_text("body")
+    for word in ("QLIKE", "hit rate", "may be best", "risk error", "turnover"): assert word in words and word in shown
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 28)"}[scheme]
 
 
 def test_light_and_dark_differ(opened):
