@@ -30,7 +30,7 @@ from .bars import MetavolError
 app = typer.Typer(name='metavol', no_args_is_help=True, invoke_without_command=True, add_completion=False,
                   pretty_exceptions_enable=False,
                   help='Forecast volatility where history is short, and compare the forecast honestly.')
-console = Console()
+console = Console(force_jupyter=False) # Text, in a notebook too
 
 # %% ../nbs/api/cli.ipynb #80c57e51
 @app.callback()
@@ -45,7 +45,7 @@ def main()->None:
     "Run the command line; bad input ends it with one line and exit code 2."
     try: app()
     except MetavolError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] ", end='')
+        Console(stderr=True, soft_wrap=True, force_jupyter=False).print(f"[bold red]error:[/] ", end='')
         print(' '.join(str(error).split()), file=sys.stderr)
         raise SystemExit(2) from None
     except SystemExit as left:

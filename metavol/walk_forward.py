@@ -311,8 +311,9 @@ def _parts(thing, above): # Bytes that say what a value is; `above` are the valu
     yield f"{kind.__module__}.{kind.__qualname__}".encode()
     if id(thing) in above: return
     above = (*above, id(thing))
-    if thing is None or isinstance(thing, str | bytes | int | float | complex | np.generic | Path):
+    if thing is None or isinstance(thing, str | bytes | int | float | complex | np.generic):
         yield repr(thing).encode()
+    elif isinstance(thing, Path): yield str(thing).encode() # Some libraries give paths another repr
     elif isinstance(thing, np.ndarray) and not thing.dtype.hasobject:
         yield f"{thing.dtype.str}{thing.shape}".encode()
         yield np.ascontiguousarray(thing).reshape(-1).view(np.uint8).data
