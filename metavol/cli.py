@@ -242,7 +242,8 @@ def backtest(
     console.print(f"Written to {folder}: backtest.csv of all, backtest.html and ledger.parquet of {chosen}", soft_wrap=True)
 
 # %% ../nbs/api/cli.ipynb #c1100001
-def traded_table(forecasts, bars, horizon): # Forecasts, bars, and how many bars a forecast covers
+def traded_table(forecasts, bars, horizon):
+    "Forecasts, bars, and how many bars a forecast covers."
     from metavol.bars import check_number
     from metavol.files import read_bars
     from metavol.study import read_forecasts
@@ -256,13 +257,15 @@ def traded_table(forecasts, bars, horizon): # Forecasts, bars, and how many bars
     check_number(stated, f'{forecasts}: horizon', 1, whole=True)
     return table, held, stated
 
-def spread_of(word): # A number, or 'estimated' as it is
+def spread_of(word):
+    "A number, or the word 'estimated' as it is."
     if word == 'estimated': return word
     try: return float(word)
     except ValueError as error:
         raise MetavolError(f"--half-spread {word}: needed a decimal, such as 0.0005, or the word estimated.") from error
 
-def progressed(items, what): # The same, with a bar where somebody looks
+def progressed(items, what):
+    "The same items, with a progress bar where somebody looks."
     from tqdm import tqdm
     from metavol.training import hidden_bar
     return tqdm(items, desc=what, disable=hidden_bar(True))
